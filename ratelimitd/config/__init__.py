@@ -1,0 +1,1 @@
+"""YAML to a validated, frozen Config; errors with file, line and column."""

@@ -1,0 +1,1 @@
+"""The control plane: the supervisor and what it looks after."""

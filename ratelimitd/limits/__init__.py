@@ -1,0 +1,1 @@
+"""Who may pass: keys, windows, the shared table and the decision."""
