@@ -1,0 +1,36 @@
+"""The parts of a segment never overlap, and a table holds what was asked for."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratelimitd.segment import layout
+
+
+@given(entries=st.integers(1, 100_000_000), pages=st.integers(2, 1000))
+def test_parts_lie_behind_each_other_on_page_boundaries(entries: int, pages: int) -> None:
+    plan = layout.layout(entries, pages)
+    parts = [
+        (plan.table.offset, plan.table.size),
+        (plan.limits, layout.LIMITS_SIZE),
+        (plan.series, layout.SERIES_SIZE),
+        (plan.pages, pages * layout.PAGE_SIZE),
+    ]
+    end = layout.HEADER_SIZE
+    for offset, size in parts:
+        assert offset >= end
+        assert offset % 4096 == 0
+        end = offset + size
+    assert plan.size == end
+
+
+@given(entries=st.integers(1, 100_000_000))
+def test_table_holds_the_entries_asked_for(entries: int) -> None:
+    shape = layout.table_shape(entries)
+    assert shape.stripes * shape.buckets_per_stripe * layout.ENTRIES_PER_BUCKET >= entries
+    assert shape.stripes & (shape.stripes - 1) == 0
+    assert shape.stripes <= layout.MAX_STRIPES
+    assert shape.buckets_per_stripe >= 2
+
+
+def test_a_million_entries_take_what_the_manual_says() -> None:
+    assert layout.table_shape(1_000_000).size < 135 * 1024 * 1024
