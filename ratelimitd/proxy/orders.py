@@ -1,0 +1,67 @@
+"""What supervisor and worker say to each other: orders go down, reports come up.
+
+A worker's life: it is started, takes `Start`, answers `Ready`, serves, takes `Drain`, answers `Drained` and
+ends. A reload is `Compile`, answered by `Compiled` or `Failed` (nothing changes), then `Swap`, answered by
+`Swapped`. `Stop` ends a worker at once, and so does the end of the channel, but for requests under way.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Start(msgspec.Struct, frozen=True, tag=True):
+    """Serve. One listening socket for each of `listeners` (its `bind`) comes along, in the same order."""
+
+    config: bytes  # msgpack of config.model.Config
+    page: int
+    listeners: tuple[str, ...]
+    generation: int = 0
+
+
+class Compile(msgspec.Struct, frozen=True, tag=True):
+    """Prepare this configuration beside the one in force."""
+
+    config: bytes
+    generation: int
+
+
+class Swap(msgspec.Struct, frozen=True, tag=True):
+    """Decide by the prepared configuration from now on."""
+
+    generation: int
+
+
+class Drain(msgspec.Struct, frozen=True, tag=True):
+    """Accept nothing more, finish what is under way, then end."""
+
+
+class Stop(msgspec.Struct, frozen=True, tag=True):
+    """End at once."""
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """Connections are accepted on all sockets."""
+
+
+class Compiled(msgspec.Struct, frozen=True, tag=True):
+    generation: int
+
+
+class Swapped(msgspec.Struct, frozen=True, tag=True):
+    generation: int
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """The last order could not be carried out; `message` is for the operator."""
+
+    message: str
+
+
+class Drained(msgspec.Struct, frozen=True, tag=True):
+    """Nothing is under way any more; the worker ends."""
+
+
+Order = Start | Compile | Swap | Drain | Stop
+Report = Ready | Compiled | Swapped | Failed | Drained
+Message = Order | Report
