@@ -1,0 +1,523 @@
+# cython: boundscheck=False, wraparound=False, initializedcheck=False
+"""The heads of HTTP/1.1 messages: found, checked and cut into the runs that are forwarded.
+
+A head is looked for line by line and parsed once, when it is whole. Whatever RFC 9112 leaves to taste is
+refused: bare LF, obs-fold, space before a colon, several or signed lengths, any transfer coding but one
+final `chunked`, a missing or second Host. What is accepted is never rebuilt: `render` copies the original
+bytes between the fields that must go and adds what the proxy has to say.
+For the hot path the result is this object's own memory, reused by the next parse; `read_request` and
+`read_response` give frozen values for everything else.
+"""
+
+import msgspec
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.string cimport memchr, memcmp, memcpy
+
+from ratelimitd.errors import ClientFault, UpstreamFault
+
+cdef extern from "ratelimitd/http/scan.h":
+    uint8_t NAME_BYTE[256]
+    uint8_t TARGET_BYTE[256]
+    uint8_t HOST_BYTE[256]
+    void scan_prepare() noexcept nogil
+    size_t scan_name(const uint8_t* p, size_t n, uint8_t* name, size_t most, int* underscore) noexcept nogil
+    int scan_value_is_clean(const uint8_t* p, size_t n) noexcept nogil
+    int scan_all(const uint8_t* table, const uint8_t* p, size_t n) noexcept nogil
+    Py_ssize_t scan_head_end(const uint8_t* base, size_t length, size_t start, size_t* resume) noexcept nogil
+
+scan_prepare()
+
+# A Connection field that names more is an attack on the time it takes to look them up.
+cdef int MOST_CONNECTION_OPTIONS = 32
+
+# llhttp's methods (RFC 9110, IANA's registry and what is in use); CONNECT is refused by `proxy/client`.
+METHODS = frozenset(
+    b"DELETE GET HEAD POST PUT CONNECT OPTIONS TRACE COPY LOCK MKCOL MOVE PROPFIND PROPPATCH SEARCH UNLOCK BIND "
+    b"REBIND UNBIND ACL REPORT MKACTIVITY CHECKOUT MERGE M-SEARCH NOTIFY SUBSCRIBE UNSUBSCRIBE PATCH PURGE "
+    b"MKCALENDAR LINK UNLINK SOURCE QUERY".split()
+)
+
+
+cdef inline FieldName classify(const uint8_t* name, size_t n) noexcept nogil:
+    """Which of the names we know this one (in lower case, `n` bytes) is."""
+    if n == 2 and memcmp(name, b"te", 2) == 0: return TE
+    if n == 3 and memcmp(name, b"via", 3) == 0: return VIA
+    if n == 4 and memcmp(name, b"host", 4) == 0: return HOST
+    if n == 6:
+        if memcmp(name, b"accept", 6) == 0: return ACCEPT
+        if memcmp(name, b"expect", 6) == 0: return EXPECT
+    if n == 7 and memcmp(name, b"upgrade", 7) == 0: return UPGRADE
+    if n == 9:
+        if memcmp(name, b"forwarded", 9) == 0: return FORWARDED
+        if memcmp(name, b"ratelimit", 9) == 0: return RATELIMIT
+    if n == 10:
+        if memcmp(name, b"connection", 10) == 0: return CONNECTION
+        if memcmp(name, b"keep-alive", 10) == 0: return KEEP_ALIVE
+    if n == 14 and memcmp(name, b"content-length", 14) == 0: return CONTENT_LENGTH
+    if n == 14 and memcmp(name, b"http2-settings", 14) == 0: return HTTP2_SETTINGS
+    if n == 15 and memcmp(name, b"x-forwarded-for", 15) == 0: return X_FORWARDED_FOR
+    if n == 16:
+        if memcmp(name, b"x-forwarded-host", 16) == 0: return X_FORWARDED_HOST
+        if memcmp(name, b"proxy-connection", 16) == 0: return PROXY_CONNECTION
+        if memcmp(name, b"ratelimit-policy", 16) == 0: return RATELIMIT_POLICY
+    if n == 17:
+        if memcmp(name, b"x-forwarded-proto", 17) == 0: return X_FORWARDED_PROTO
+        if memcmp(name, b"transfer-encoding", 17) == 0: return TRANSFER_ENCODING
+    return OTHER
+
+
+cdef inline bint same_text(const uint8_t* p, size_t n, const char* lower, size_t most) noexcept nogil:
+    """Whether the `n` bytes at `p` are `lower`, in any case."""
+    cdef size_t i
+    if n != most:
+        return False
+    for i in range(n):
+        if (NAME_BYTE[p[i]] if NAME_BYTE[p[i]] else p[i]) != <uint8_t>lower[i]:
+            return False
+    return True
+
+
+cdef class Head:
+    def __cinit__(self, int most_fields=100):
+        self.capacity = most_fields
+        self.fields = <Field*>PyMem_Malloc((most_fields + 1) * sizeof(Field))
+        if self.fields is NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        PyMem_Free(self.fields)
+
+    cdef Py_ssize_t find_end(self, bytes data, Py_ssize_t start, size_t* resume) noexcept:
+        """The offset behind the empty line of the head at `start`; 0: not there yet; -1: a bare LF."""
+        return scan_head_end(<const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), start, resume)
+
+    cdef int _fail(self, int status, const char* fault) noexcept:
+        self.fault = fault
+        return status
+
+    cdef int parse_request(self, bytes data, Py_ssize_t start, Py_ssize_t end, Py_ssize_t target_bound):
+        """Parses the whole head data[start:end]. 0, or the status to answer, with `fault` saying why."""
+        cdef const uint8_t* lf
+        cdef int status
+        self.base = <const uint8_t*>PyBytes_AS_STRING(data)
+        self.start, self.end = start, end
+        self.status = 0
+        lf = <const uint8_t*>memchr(self.base + start, b"\n", end - start)
+        status = self._request_line(lf - self.base - 1, target_bound)
+        if status == 0:
+            status = self._read_fields(lf - self.base + 1)
+        if status == 0:
+            status = self._framing(True)
+        if status == 0:
+            status = self._check_host()
+        return status
+
+    cdef int parse_response(self, bytes data, Py_ssize_t start, Py_ssize_t end):
+        """Parses the whole head data[start:end] of an answer. 0, or 502, with `fault` saying why."""
+        cdef const uint8_t* lf
+        cdef int status
+        self.base = <const uint8_t*>PyBytes_AS_STRING(data)
+        self.start, self.end = start, end
+        lf = <const uint8_t*>memchr(self.base + start, b"\n", end - start)
+        status = self._status_line(lf - self.base - 1)
+        if status == 0:
+            status = self._read_fields(lf - self.base + 1)
+        if status == 0:
+            status = self._framing(False)
+        return 0 if status == 0 else 502
+
+    cdef int _request_line(self, Py_ssize_t line_end, Py_ssize_t target_bound) noexcept:
+        """method SP request-target SP HTTP-version (RFC 9112, 3), with exactly these two spaces."""
+        cdef const uint8_t* base = self.base
+        cdef Py_ssize_t at = self.start
+        while at < line_end and NAME_BYTE[base[at]]:
+            at += 1
+        self.method_end = at
+        if at == self.start or at == line_end or base[at] != c" ":
+            return self._fail(400, b"the request line must start with a method and one space")
+        self.is_head = at - self.start == 4 and memcmp(base + self.start, b"HEAD", 4) == 0
+        self.target_start = at + 1
+        at = line_end
+        while at > self.target_start and base[at - 1] != c" ":
+            at -= 1
+        self.target_end = at - 1
+        if self.target_end <= self.target_start:
+            return self._fail(400, b"the request line must be: method, target, HTTP version")
+        if self.target_end - self.target_start > target_bound:
+            return self._fail(414, b"the request target is longer than bounds.target")
+        if not scan_all(TARGET_BYTE, base + self.target_start, self.target_end - self.target_start):
+            return self._fail(400, b"the request target holds a space, a `#`, a control or a byte above 127")
+        if line_end - at != 8 or memcmp(base + at, b"HTTP/", 5) != 0 or base[at + 6] != c".":
+            return self._fail(400, b"the request line must end in HTTP/1.1 or HTTP/1.0")
+        if not (c"0" <= base[at + 5] <= c"9" and c"0" <= base[at + 7] <= c"9"):
+            return self._fail(400, b"the HTTP version must be two digits")
+        if base[at + 5] != c"1":
+            return self._fail(505, b"only HTTP/1.1 and HTTP/1.0 are spoken here")
+        if base[at + 7] > c"1":
+            return self._fail(400, b"the HTTP version must be 1.1 or 1.0")
+        self.minor = base[at + 7] - c"0"
+        return self._check_target()
+
+    cdef int _check_target(self) noexcept:
+        """origin-form, `*` for OPTIONS, or absolute-form of http (RFC 9112, 3.2)."""
+        cdef const uint8_t* target = self.base + self.target_start
+        cdef Py_ssize_t n = self.target_end - self.target_start
+        cdef Py_ssize_t method = self.method_end - self.start
+        if target[0] == c"/":
+            return 0
+        if method == 7 and memcmp(self.base + self.start, b"CONNECT", 7) == 0:
+            return 0
+        if n == 1 and target[0] == c"*":
+            if method == 7 and memcmp(self.base + self.start, b"OPTIONS", 7) == 0:
+                return 0
+            return self._fail(400, b"only OPTIONS may ask for `*`")
+        if n > 7 and same_text(target, 7, b"http://", 7):
+            return 0
+        if n > 8 and same_text(target, 8, b"https://", 8):
+            return 0
+        return self._fail(400, b"the request target must start with `/` or http://")
+
+    cdef int _status_line(self, Py_ssize_t line_end) noexcept:
+        """HTTP-version SP 3DIGIT SP [ reason-phrase ] (RFC 9112, 4); the last space may be missing."""
+        cdef const uint8_t* line = self.base + self.start
+        cdef Py_ssize_t n = line_end - self.start
+        if n < 12 or memcmp(line, b"HTTP/1.", 7) != 0 or not (line[7] == c"1" or line[7] == c"0"):
+            return self._fail(502, b"the answer does not start with HTTP/1.1 or HTTP/1.0")
+        if line[8] != c" " or (n > 12 and line[12] != c" "):
+            return self._fail(502, b"the status line is malformed")
+        for i in range(9, 12):
+            if not c"0" <= line[i] <= c"9":
+                return self._fail(502, b"the status is no number of three digits")
+        if not scan_value_is_clean(line + 12, n - 12):
+            return self._fail(502, b"the reason phrase holds a control character")
+        self.minor = line[7] - c"0"
+        self.status = (line[9] - c"0") * 100 + (line[10] - c"0") * 10 + line[11] - c"0"
+        if self.status < 100 or self.status > 599:
+            return self._fail(502, b"the status is not between 100 and 599")
+        return 0
+
+    cdef int _read_fields(self, Py_ssize_t at) noexcept:
+        """field-name ":" OWS field-value OWS CRLF, until the empty line (RFC 9112, 5)."""
+        cdef const uint8_t* base = self.base
+        cdef Py_ssize_t last = self.end - 2
+        cdef Py_ssize_t line_end
+        cdef const uint8_t* lf
+        cdef Field* field
+        cdef uint8_t name[32]
+        cdef size_t length
+        cdef int underscore
+        self.fields_start = at
+        self.count = 0
+        while at < last:
+            if self.count == self.capacity:
+                return self._fail(431, b"more fields than bounds.headers")
+            lf = <const uint8_t*>memchr(base + at, b"\n", self.end - at)
+            line_end = lf - base - 1
+            underscore = 0
+            length = scan_name(base + at, line_end - at, name, 32, &underscore)
+            if length == 0 or at + <Py_ssize_t>length >= line_end or base[at + length] != c":":
+                return self._fail(400, b"a field must be a name, a colon and a value, in one line")
+            field = &self.fields[self.count]
+            field.start = at
+            field.name_end = at + length
+            field.name = classify(name, length) if length <= 32 else OTHER
+            if underscore and field.name != OTHER:
+                field.name = ALIAS
+            field.drop = 0
+            at += length + 1
+            length = line_end
+            while at < line_end and (base[at] == c" " or base[at] == c"\t"):
+                at += 1
+            while line_end > at and (base[line_end - 1] == c" " or base[line_end - 1] == c"\t"):
+                line_end -= 1
+            field.value_start = at
+            field.value_end = line_end
+            if not scan_value_is_clean(base + at, line_end - at):
+                return self._fail(400, b"a field value holds a control character")
+            self.count += 1
+            at = length + 2
+        self.fields[self.count].start = at
+        return 0
+
+    cdef int _framing(self, bint is_request) noexcept:
+        """Body length and persistence (RFC 9112, 6.3 and 9.3); marks what belongs to this connection only."""
+        cdef Field* field
+        cdef int i, status = 0
+        self.content_length = -1
+        self.chunked = self.expects_continue = self.upgrades = False
+        self.keep_alive = self.minor == 1
+        self.host = -1
+        for i in range(self.count):
+            field = &self.fields[i]
+            if field.name == OTHER:
+                continue
+            if field.name == HOST:
+                if self.host >= 0:
+                    return self._fail(400, b"more than one Host field")
+                self.host = i
+            elif field.name == CONTENT_LENGTH:
+                status = self._content_length(field)
+            elif field.name == TRANSFER_ENCODING:
+                if self.chunked or not same_text(
+                    self.base + field.value_start, field.value_end - field.value_start, b"chunked", 7
+                ):
+                    return self._fail(400, b"the transfer coding must be one single `chunked`")
+                self.chunked = True
+            elif field.name == CONNECTION:
+                field.drop = 1
+                status = self._connection(field, is_request)
+            elif KEEP_ALIVE <= field.name <= HTTP2_SETTINGS:
+                field.drop = 1
+            elif field.name == EXPECT:
+                self.expects_continue = same_text(
+                    self.base + field.value_start, field.value_end - field.value_start, b"100-continue", 12
+                )
+            elif field.name == ALIAS and is_request:
+                field.drop = 1
+            if status:
+                return status
+        if self.chunked and self.content_length >= 0:
+            return self._fail(400, b"both Content-Length and Transfer-Encoding")
+        if self.chunked and self.minor == 0:
+            return self._fail(400, b"Transfer-Encoding in HTTP/1.0")
+        return 0
+
+    cdef int _content_length(self, Field* field) noexcept:
+        """1*DIGIT, once (RFC 9112, 6.3; a list of equal lengths is refused too)."""
+        cdef const uint8_t* digit = self.base + field.value_start
+        cdef Py_ssize_t n = field.value_end - field.value_start
+        cdef int64_t length = 0
+        if self.content_length >= 0:
+            return self._fail(400, b"more than one Content-Length field")
+        if n == 0 or n > 18:
+            return self._fail(400, b"the Content-Length is empty or has more than 18 digits")
+        for i in range(n):
+            if not c"0" <= digit[i] <= c"9":
+                return self._fail(400, b"the Content-Length is no decimal number")
+            length = length * 10 + digit[i] - c"0"
+        self.content_length = length
+        return 0
+
+    cdef int _connection(self, Field* field, bint is_request) noexcept:
+        """The options of a Connection field (RFC 9110, 7.6.1). A field that it names is not forwarded, but
+        framing and the client's identity cannot be named away."""
+        cdef const uint8_t* base = self.base
+        cdef uint32_t at = field.value_start
+        cdef uint32_t token
+        cdef Field* named
+        cdef int options = 0
+        while at < field.value_end:
+            while at < field.value_end and (base[at] == c" " or base[at] == c"\t" or base[at] == c","):
+                at += 1
+            token = at
+            while at < field.value_end and NAME_BYTE[base[at]]:
+                at += 1
+            if at == token:
+                if at < field.value_end:
+                    return self._fail(400, b"the Connection field is malformed")
+                break
+            options += 1
+            if options > MOST_CONNECTION_OPTIONS:
+                return self._fail(400, b"the Connection field names too many fields")
+            if same_text(base + token, at - token, b"close", 5):
+                self.keep_alive = False
+            elif same_text(base + token, at - token, b"keep-alive", 10):
+                if self.minor == 0:
+                    self.keep_alive = True
+            elif same_text(base + token, at - token, b"upgrade", 7):
+                self.upgrades = self.minor == 1
+            else:
+                for i in range(self.count):
+                    named = &self.fields[i]
+                    if named.name == OTHER or named.name == RATELIMIT or named.name == RATELIMIT_POLICY:
+                        if named.name_end - named.start == at - token:
+                            if equal_names(base + named.start, base + token, at - token):
+                                named.drop = 1
+        return 0
+
+    cdef int _check_host(self) noexcept:
+        """Exactly one Host, host [":" port], in HTTP/1.1 (RFC 9112, 3.2)."""
+        cdef const uint8_t* p
+        cdef Py_ssize_t n, at
+        if self.host < 0:
+            if self.minor == 1:
+                return self._fail(400, b"no Host field")
+            return 0
+        p = self.base + self.fields[self.host].value_start
+        n = self.fields[self.host].value_end - self.fields[self.host].value_start
+        at = 0
+        if n > 0 and p[0] == c"[":
+            at = 1
+            while at < n and (c"0" <= p[at] <= c"9" or c"a" <= (p[at] | 0x20) <= c"f" or p[at] == c":" or p[at] == c"."):
+                at += 1
+            if at < 4 or at == n or p[at] != c"]":
+                return self._fail(400, b"the Host field holds no valid address in brackets")
+            at += 1
+        else:
+            while at < n and HOST_BYTE[p[at]]:
+                at += 1
+            if at == 0:
+                return self._fail(400, b"the Host field names no host")
+        if at < n and p[at] == c":":
+            at += 1
+            while at < n and c"0" <= p[at] <= c"9":
+                at += 1
+        if at != n:
+            return self._fail(400, b"the Host field is no host and port")
+        return 0
+
+    cdef int find(self, bytes name) noexcept:
+        """The index of the first field of that name (given in lower case); -1: none."""
+        return self.find_next(name, -1)
+
+    cdef int find_next(self, bytes name, int after) noexcept:
+        """The index of the next field of that name behind index `after`; -1: none."""
+        cdef const char* lower = PyBytes_AS_STRING(name)
+        cdef uint32_t n = PyBytes_GET_SIZE(name)
+        cdef Field* field
+        cdef int i
+        for i in range(after + 1, self.count):
+            field = &self.fields[i]
+            if field.name_end - field.start == n and same_text(self.base + field.start, n, lower, n):
+                return i
+        return -1
+
+    cdef bytes value(self, int index):
+        cdef Field* field = &self.fields[index]
+        return PyBytes_FromStringAndSize(<const char*>self.base + field.value_start, field.value_end - field.value_start)
+
+    cdef bytes method(self):
+        return PyBytes_FromStringAndSize(<const char*>self.base + self.start, self.method_end - self.start)
+
+    cdef bytes target(self):
+        return PyBytes_FromStringAndSize(<const char*>self.base + self.target_start, self.target_end - self.target_start)
+
+    cdef bytes render(self, bytes first_line, bytes added, Py_ssize_t body_end):
+        """The head as it is forwarded: `first_line` (None: the one that came, as HTTP/1.1 for an answer), the
+        fields that are not dropped, `added` (whole lines), the empty line; then data[end:body_end]."""
+        cdef Py_ssize_t line = self.fields_start - self.start if first_line is None else PyBytes_GET_SIZE(first_line)
+        cdef Py_ssize_t size = line + PyBytes_GET_SIZE(added) + 2 + body_end - self.end
+        cdef Py_ssize_t run, n
+        cdef bytes result
+        cdef char* out
+        cdef int i
+        for i in range(self.count):
+            if not self.fields[i].drop:
+                size += self.fields[i + 1].start - self.fields[i].start
+        result = PyBytes_FromStringAndSize(NULL, size)
+        out = PyBytes_AS_STRING(result)
+        memcpy(out, self.base + self.start if first_line is None else <const uint8_t*>PyBytes_AS_STRING(first_line), line)
+        if self.status and first_line is None:
+            out[7] = c"1"
+        out += line
+        i = 0
+        while i < self.count:
+            if self.fields[i].drop:
+                i += 1
+                continue
+            run = self.fields[i].start
+            while i < self.count and not self.fields[i].drop:
+                i += 1
+            n = self.fields[i].start - run
+            memcpy(out, self.base + run, n)
+            out += n
+        n = PyBytes_GET_SIZE(added)
+        memcpy(out, PyBytes_AS_STRING(added), n)
+        out += n
+        out[0] = c"\r"
+        out[1] = c"\n"
+        memcpy(out + 2, self.base + self.end, body_end - self.end)
+        return result
+
+
+cdef inline bint equal_names(const uint8_t* a, const uint8_t* b, size_t n) noexcept nogil:
+    cdef size_t i
+    for i in range(n):
+        if NAME_BYTE[a[i]] != NAME_BYTE[b[i]]:
+            return False
+    return True
+
+
+class RequestHead(msgspec.Struct, frozen=True):
+    """A request head as values. `fields` are (name, value) as they came, `forwarded` those that go on."""
+
+    method: bytes
+    target: bytes
+    minor: int
+    fields: tuple[tuple[bytes, bytes], ...]
+    forwarded: tuple[tuple[bytes, bytes], ...]
+    content_length: int | None
+    chunked: bool
+    keep_alive: bool
+    end: int
+
+
+class ResponseHead(msgspec.Struct, frozen=True):
+    """The head of an answer as values; `end` is the offset behind it."""
+
+    status: int
+    minor: int
+    fields: tuple[tuple[bytes, bytes], ...]
+    forwarded: tuple[tuple[bytes, bytes], ...]
+    content_length: int | None
+    chunked: bool
+    keep_alive: bool
+    end: int
+
+
+cdef tuple _fields(Head head, bint forwarded):
+    return tuple([
+        (
+            PyBytes_FromStringAndSize(
+                <const char*>head.base + head.fields[i].start, head.fields[i].name_end - head.fields[i].start
+            ),
+            head.value(i),
+        )
+        for i in range(head.count)
+        if not (forwarded and head.fields[i].drop)
+    ])
+
+
+def head_end(data: bytes, start: int = 0, resume: int = 0) -> tuple[int, int]:
+    """(offset behind the head that starts at `start`, offset to resume at); the first is 0 while the head is
+    not whole and -1 for a line that ends in a bare LF."""
+    cdef size_t at = resume
+    cdef Py_ssize_t end = scan_head_end(<const uint8_t*>PyBytes_AS_STRING(data), len(data), start, &at)
+    return end, at
+
+
+def read_request(data: bytes, most_fields: int = 100, most_target: int = 8192) -> RequestHead | None:
+    """The request head at the start of `data`; None while it is not whole. Raises ClientFault."""
+    cdef Head head = Head(most_fields)
+    cdef size_t resume = 0
+    cdef Py_ssize_t end = head.find_end(data, 0, &resume)
+    cdef int status
+    if end == 0:
+        return None
+    if end < 0:
+        raise ClientFault(400, "a line ends in a bare LF")
+    status = head.parse_request(data, 0, end, most_target)
+    if status:
+        raise ClientFault(status, head.fault.decode())
+    return RequestHead(
+        head.method(), head.target(), head.minor, _fields(head, False), _fields(head, True),
+        None if head.content_length < 0 else head.content_length, head.chunked, head.keep_alive, end,
+    )
+
+
+def read_response(data: bytes, most_fields: int = 100) -> ResponseHead | None:
+    """The head of an answer at the start of `data`; None while it is not whole. Raises UpstreamFault."""
+    cdef Head head = Head(most_fields)
+    cdef size_t resume = 0
+    cdef Py_ssize_t end = head.find_end(data, 0, &resume)
+    if end == 0:
+        return None
+    if end < 0 or head.parse_response(data, 0, end):
+        raise UpstreamFault(502, "a line ends in a bare LF" if end < 0 else head.fault.decode())
+    return ResponseHead(
+        head.status, head.minor, _fields(head, False), _fields(head, True),
+        None if head.content_length < 0 else head.content_length, head.chunked, head.keep_alive, end,
+    )
