@@ -1,0 +1,68 @@
+# ratelimitd: `make` alone lists what there is to type.
+#
+# The virtual environment lies in .venv and is made by PYTHON (python3 unless told otherwise). Every target
+# first brings it and the compiled modules up to date, so nothing here ever runs on stale code.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STUBS = $(shell find ratelimitd -name '*.pyi')
+COMPILED = $(subst /,.,$(STUBS:.pyi=))
+STUBTEST = --concise --ignore-disjoint-bases --allowlist tests/stubtest-allowlist.txt --ignore-unused-allowlist
+
+# Two at a time on two CPUs; what measures time runs afterwards, alone.
+PYTEST = $(BIN)/python -m pytest
+SHARED_RUN = -n 2 -m "not slow and not timing"
+ALONE_RUN = -m "timing and not slow"
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow test-bare lint bench-quick build clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: build ## a sample web server with ratelimitd before it; says what to try (Ctrl-C ends it)
+	@$(BIN)/ratelimitd demo
+
+test: lint ## the gate: everything that must hold, in under five minutes
+	@scripts/prepare test
+	$(PYTEST) $(SHARED_RUN)
+	$(PYTEST) $(ALONE_RUN)
+
+test-slow: build-dev ## what takes longer than the gate allows
+	@scripts/prepare test
+	HYPOTHESIS_PROFILE=search $(PYTEST) -m slow
+
+test-bare: ## both commands of the README in a bare Debian, made with debootstrap (root only)
+	@scripts/test-bare
+
+lint: build-dev ## ruff, mypy, the stubs of the compiled modules, the rules of the architecture
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict ratelimitd tests benchmarks
+	$(BIN)/python -m mypy.stubtest $(STUBTEST) $(COMPILED)
+	$(PYTEST) -q tests/test_architecture.py
+
+bench-quick: build-dev ## CPU per request beside nginx, HAProxy and a bare relay, in under two minutes
+	@scripts/prepare bench
+	$(BIN)/python benchmarks/quick.py
+
+build: .venv/.runtime ## the virtual environment and the compiled modules
+	@$(BIN)/python setup.py -q build_ext --inplace
+
+clean: ## removes everything that was built, .venv included
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache
+	find ratelimitd \( -name '*.so' -o -name '*.c' \) -delete
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: build-dev
+build-dev: .venv/.dev
+	@$(BIN)/python setup.py -q build_ext --inplace
+
+.venv/.runtime: pyproject.toml setup.py scripts/prepare scripts/install
+	@PYTHON="$(PYTHON)" scripts/prepare build
+	@PYTHON="$(PYTHON)" scripts/install .
+	@touch $@
+
+.venv/.dev: .venv/.runtime
+	@PYTHON="$(PYTHON)" scripts/install '.[dev]'
+	@touch $@
