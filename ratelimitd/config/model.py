@@ -41,6 +41,14 @@ class Server(msgspec.Struct, frozen=True):
     max_connections: int = 0
 
 
+class ServerTls(msgspec.Struct, frozen=True):
+    """How an upstream's https:// servers are checked; empty: the system's authorities, the server's own name."""
+
+    ca: str = ""
+    verify: bool = True
+    server_name: str = ""
+
+
 class Health(msgspec.Struct, frozen=True):
     path: str
     interval_ms: int = 2_000
@@ -57,13 +65,21 @@ class Upstream(msgspec.Struct, frozen=True):
     eject_failures: int = 5
     eject_for_ms: int = 10_000
     slow_start_ms: int = 0
-    concurrency: int = 0  # 0: unlimited
+    concurrency: int = 0  # 0: unlimited, -1: adaptive
     queue_size: int = 1_000
     queue_wait_ms: int = 150
     keepalive: int = 64
     keepalive_idle_ms: int = 1_000
     retry_attempts: int = 1
     retry_budget: float = 0.2
+    tls: ServerTls = ServerTls()
+
+
+class Certificate(msgspec.Struct, frozen=True):
+    """Paths of a certificate chain and its key, in PEM."""
+
+    certificate: str
+    key: str
 
 
 class Listener(msgspec.Struct, frozen=True):
@@ -75,6 +91,7 @@ class Listener(msgspec.Struct, frozen=True):
     unix_path: str = ""
     systemd_name: str = ""
     proxy_protocol: bool = False
+    tls: tuple[Certificate, ...] = ()
 
 
 class Route(msgspec.Struct, frozen=True):
