@@ -6,6 +6,7 @@
 #         verdict = table.admit_again(charges, n, clock_us(), &decided)
 # `decided.at_us` is the instant of the decision and belongs into the access log, `now_us` does not.
 
+cimport cython
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -15,7 +16,8 @@ cdef extern from "ratelimitd/limits/siphash.h" nogil:
 
 
 cdef extern from "ratelimitd/limits/table_core.h" nogil:
-    const int MAX_CHARGES         # keys of one decision, at most 16
+    enum:
+        MAX_CHARGES               # keys of one decision: 16
 
     ctypedef enum Verdict:
         ADMITTED
@@ -41,10 +43,31 @@ cdef extern from "ratelimitd/limits/table_core.h" nogil:
         uint64_t retry_at_us      # REFUSED: when there is room for the cost, latest over the refusing limits
         int refused_by            # REFUSED: index of the charge with that instant, else -1
 
-    ctypedef struct TableCore:
+    ctypedef struct Stripe:
+        uint32_t recovered
+        uint32_t timeouts
+
+    ctypedef struct Bucket:
         pass
 
+    ctypedef struct TableCounters:
+        uint64_t evicted
+        uint64_t evicted_hard
+        uint64_t reclaimed
+        uint64_t damaged
 
+    ctypedef struct TableCore:
+        Stripe* stripes
+        Bucket* buckets
+        TableCounters* counters
+        uint32_t nstripes
+        uint32_t buckets_per_stripe
+        uint64_t wait_ns
+        uint32_t* limits
+        uint64_t* busy_until_ns
+
+
+@cython.final
 cdef class Table:
     cdef TableCore core
     cdef Py_buffer view

@@ -14,7 +14,7 @@ LARGEST_LIMIT: Final = 2**31 - 1
 
 
 def slot_us(window_us: int) -> int:
-    """Length of a slot: rounded up, because 31 slots shorter than the window would forget up to 30 µs early."""
+    """Length of a slot, rounded up: 31 slots shorter than the window would forget up to 30 µs early."""
     return -(-window_us // SLOTS)
 
 
