@@ -42,7 +42,7 @@ class Server(msgspec.Struct, frozen=True):
 
 
 class ServerTls(msgspec.Struct, frozen=True):
-    """How an upstream's https:// servers are checked; empty: the system's authorities, the server's own name."""
+    """How https:// servers are checked; empty: by the system's authorities, for the name in the URL."""
 
     ca: str = ""
     verify: bool = True
@@ -196,7 +196,7 @@ class Headers(msgspec.Struct, frozen=True):
 
 
 class ReplyOverride(msgspec.Struct, frozen=True):
-    """An operator's own body and headers for replies of one status; the body is read when the file is loaded."""
+    """An operator's own body and headers for replies of one status; the body is read with the file."""
 
     status: int
     body: bytes = b""

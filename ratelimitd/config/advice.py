@@ -1,0 +1,80 @@
+"""Warnings: configurations that are valid and that their authors may regret.
+
+Each rule looks at the whole Config and yields a place in the tree and a sentence that says what will happen
+and what to do about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ratelimitd.config import model
+from ratelimitd.config.document import Node, place_of
+from ratelimitd.errors import Problem
+
+Advice = tuple[tuple[str | int, ...], str]  # the way to a node, and the sentence
+
+LIVE_SHARE = 0.6  # of the table's entries that live keys fill before others are evicted
+_CHOSEN_BY_CLIENTS = ("header:", "cookie:", "query:", "host", "path")
+
+
+def warnings(config: model.Config, root: Node) -> list[Problem]:
+    return [
+        place_of(root, *path).problem(sentence)
+        for rule in (_keys_chosen_by_clients, _trust_in_everybody, _small_table, _routes_never_reached)
+        for path, sentence in rule(config)
+    ]
+
+
+def _keys_chosen_by_clients(config: model.Config) -> Iterator[Advice]:
+    def holds(limit: model.Limit) -> bool:
+        return limit.action == "reject" and any(key in ("client", "global") for key in limit.per)
+
+    for index, limit in enumerate(config.limits):
+        guarded = any(
+            holds(other) and other.match in (model.Match(), limit.match)
+            for other in config.limits
+            if other != limit
+        )
+        if not guarded and all(key.startswith(_CHOSEN_BY_CLIENTS) for key in limit.per):
+            sentence = (
+                f"limit {limit.name!r} hangs on what the client sends: who sends another value each time is "
+                "never limited. Add a limit per client or a global one"
+            )
+            yield ("limits", index, "per"), sentence
+
+
+def _trust_in_everybody(config: model.Config) -> Iterator[Advice]:
+    effects = {
+        "trusted_proxies": "every client can name itself any address and so evade each limit per client",
+        "allow": "no client is ever limited",
+        "deny": "every client is refused",
+    }
+    for name, effect in effects.items():
+        for network in getattr(config.clients, name):
+            if network.endswith("/0"):
+                yield ("clients", name), f"{name} holds {network}: {effect}. List the networks that you mean"
+
+
+def _small_table(config: model.Config) -> Iterator[Advice]:
+    """Every connection may come from a client of its own, with one entry for each rate with keys."""
+    rates = sum(len(limit.rates) for limit in config.limits if limit.per != ("global",))
+    needed = rates * config.bounds.connections
+    live = int(config.store_options.entries * LIVE_SHARE)
+    if needed > live:
+        sentence = (
+            f"the table holds {live} live keys, but {config.bounds.connections} connections with {rates} rates "
+            f"each may need {needed}: keys would be evicted and their limits exceeded. "
+            f"Set store_options.entries to {int(needed / LIVE_SHARE) + 1} or more"
+        )
+        yield ("store_options", "entries"), sentence
+
+
+def _routes_never_reached(config: model.Config) -> Iterator[Advice]:
+    for index, route in enumerate(config.routes[:-1]):
+        if route.match == model.Match():
+            yield (
+                ("routes", index + 1),
+                f"never reached: the route before, to {route.upstream!r}, takes every request",
+            )
+            return

@@ -1,0 +1,50 @@
+"""What only the whole configuration shows: routes and upstreams that belong together, how many limits meet.
+
+`complete` returns the Config with what the manual says is added (the route of a lone upstream), or raises
+ConfigError.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ratelimitd.config import model, overlap
+from ratelimitd.config.document import Node, Place, place_of
+from ratelimitd.config.reader import raise_all
+from ratelimitd.errors import Problem
+
+MOST_RATES = 16  # what one decision of the table can charge
+
+
+def complete(config: model.Config, root: Node | None) -> model.Config:
+    """`root` tells the places; None: the command line, which has none."""
+    problems: list[Problem] = []
+    if not config.upstreams:
+        problems.append(_place(root, "upstreams").problem("there is no upstream to send requests to"))
+    if not config.routes and len(config.upstreams) > 1:
+        names = ", ".join(upstream.name for upstream in config.upstreams)
+        place = _place(root, "upstreams")
+        problems.append(
+            place.problem(f"there are several upstreams ({names}) and no `routes` to choose between them")
+        )
+    together = overlap.most_rates(config.limits)
+    if together > MOST_RATES:
+        place = _place(root, "limits")
+        problems.append(
+            place.problem(
+                f"{together} rates can apply to one request, at most {MOST_RATES} can be counted together"
+            )
+        )
+    raise_all(problems)
+    return with_routes(config)
+
+
+def with_routes(config: model.Config) -> model.Config:
+    """Without routes everything goes to the only upstream."""
+    if config.routes:
+        return config
+    return msgspec.structs.replace(config, routes=(model.Route(upstream=config.upstreams[0].name),))
+
+
+def _place(root: Node | None, section: str) -> Place:
+    return place_of(root, section) if root else Place("command line", 1, 1)

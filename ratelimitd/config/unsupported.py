@@ -1,0 +1,59 @@
+"""What this version cannot do yet: the one table, from which a line goes when its feature arrives.
+
+The grammar knows every setting of the manual. A value listed here is understood, checked like any other, and
+then refused with its place, never silently ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from ratelimitd.config import model
+
+
+def _always(_: Any) -> bool:
+    return True
+
+
+def _other_than(struct: type[msgspec.Struct]) -> Callable[[Any], bool]:
+    """True for fields that differ from the defaults of `struct`."""
+    defaults = {field.name: field.default for field in msgspec.structs.fields(struct)}
+    return lambda values: any(defaults[name] != value for name, value in values.items())
+
+
+# The path of a setting (`[]`: each item of a list, `.*`: each entry of a mapping), whether a value is
+# refused, and the name of what it needs.
+UNSUPPORTED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "listen[].bind": (lambda fields: "systemd_name" in fields, "sockets from systemd"),
+    "listen[].proxy_protocol": (bool, "the PROXY protocol"),
+    "listen[].tls": (_always, "TLS towards clients"),
+    "upstreams.*.servers[]": (lambda server: server.tls, "https:// servers"),
+    "upstreams.*.balance": (lambda balance: balance == "client", "balancing by client"),
+    "upstreams.*.health": (_always, "health checks"),
+    "upstreams.*.slow_start": (bool, "slow start"),
+    "upstreams.*.concurrency": (bool, "concurrency limits other than `unlimited`"),
+    "upstreams.*.queue": (_other_than(model.Upstream), "queues"),
+    "upstreams.*.retry": (_other_than(model.Upstream), "retries other than the default"),
+    "upstreams.*.tls": (_always, "TLS towards servers"),
+    "routes[].streaming": (bool, "streaming routes"),
+    "limits[].per": (lambda per: len(per) > 1, "lists of keys"),
+    "limits[].per[]": (
+        lambda key: key not in ("client", "global") and not key.startswith("header:"),
+        "keys other than client, global and header:NAME",
+    ),
+    "limits[].concurrent": (_always, "limits of concurrency"),
+    "limits[].cost": (lambda fields: "cost_header" in fields, "costs from a header"),
+    "limits[].overrides": (_always, "overrides"),
+    "limits[].ban": (_always, "bans"),
+    "store": (lambda store: store != "memory", "stores other than `memory`"),
+    "log.destination": (lambda destination: destination == "journald", "logging to journald"),
+}
+
+
+def feature(path: str, value: Any) -> str | None:
+    """The name of the missing feature that `value` at `path` needs; None when it is supported."""
+    refused, name = UNSUPPORTED.get(path, (None, ""))
+    return name if refused is not None and refused(value) else None
