@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Final
 
+from ratelimitd.limits.table_values import shape as table_shape
+
 MAGIC: Final = b"ratelimd"
 LAYOUT_VERSION: Final = 1
 
@@ -28,11 +30,6 @@ HEADER_PAGES: Final = 72
 EVICT: Final = 256
 EVICT_HARD: Final = 264
 RECLAIM: Final = 272
-
-STRIPE_SIZE: Final = 64
-BUCKET_SIZE: Final = 1088
-ENTRIES_PER_BUCKET: Final = 8
-MAX_STRIPES: Final = 4096
 
 LIMITS_SIZE: Final = 16 * 1024 * 1024
 SERIES_SIZE: Final = 4 * 1024 * 1024
@@ -55,43 +52,38 @@ FIRST_WORKER_PAGE: Final = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class TableShape:
+class TablePlace:
     """Where the table of windows is, and how it is cut."""
 
     offset: int
     stripes: int
     buckets_per_stripe: int
 
-    @property
-    def size(self) -> int:
-        return self.stripes * (STRIPE_SIZE + self.buckets_per_stripe * BUCKET_SIZE)
-
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """Offsets of the parts of one segment."""
 
-    table: TableShape
+    table: TablePlace
     limits: int
     series: int
     pages: int
     size: int
 
 
-def table_shape(entries: int) -> TableShape:
-    """A table for at least `entries` entries: as many stripes as leave two buckets to each."""
-    buckets = max(2, -(-entries // ENTRIES_PER_BUCKET))
-    stripes = min(MAX_STRIPES, 1 << ((buckets // 2).bit_length() - 1))
-    return TableShape(HEADER_SIZE, stripes, -(-buckets // stripes))
-
-
 def layout(entries: int, pages: int) -> Layout:
     """Lay out a segment; the same two numbers give the same layout in every process."""
     table = table_shape(entries)
-    limits = _page_up(table.offset + table.size)
+    limits = _page_up(HEADER_SIZE + table.size)
     series = limits + LIMITS_SIZE
     first_page = series + SERIES_SIZE
-    return Layout(table, limits, series, first_page, first_page + pages * PAGE_SIZE)
+    return Layout(
+        TablePlace(HEADER_SIZE, table.stripes, table.buckets_per_stripe),
+        limits,
+        series,
+        first_page,
+        first_page + pages * PAGE_SIZE,
+    )
 
 
 def _page_up(offset: int) -> int:

@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ratelimitd.limits.table_values import shape
 from ratelimitd.segment import layout
 
 
@@ -10,7 +11,7 @@ from ratelimitd.segment import layout
 def test_parts_lie_behind_each_other_on_page_boundaries(entries: int, pages: int) -> None:
     plan = layout.layout(entries, pages)
     parts = [
-        (plan.table.offset, plan.table.size),
+        (plan.table.offset, shape(entries).size),
         (plan.limits, layout.LIMITS_SIZE),
         (plan.series, layout.SERIES_SIZE),
         (plan.pages, pages * layout.PAGE_SIZE),
@@ -23,14 +24,5 @@ def test_parts_lie_behind_each_other_on_page_boundaries(entries: int, pages: int
     assert plan.size == end
 
 
-@given(entries=st.integers(1, 100_000_000))
-def test_table_holds_the_entries_asked_for(entries: int) -> None:
-    shape = layout.table_shape(entries)
-    assert shape.stripes * shape.buckets_per_stripe * layout.ENTRIES_PER_BUCKET >= entries
-    assert shape.stripes & (shape.stripes - 1) == 0
-    assert shape.stripes <= layout.MAX_STRIPES
-    assert shape.buckets_per_stripe >= 2
-
-
 def test_a_million_entries_take_what_the_manual_says() -> None:
-    assert layout.table_shape(1_000_000).size < 135 * 1024 * 1024
+    assert layout.layout(1_000_000, 2).limits < 133 * 1024 * 1024
