@@ -63,8 +63,8 @@ def _small_table(config: model.Config) -> Iterator[Advice]:
     live = int(config.store_options.entries * LIVE_SHARE)
     if needed > live:
         sentence = (
-            f"the table holds {live} live keys, but {config.bounds.connections} connections with {rates} rates "
-            f"each may need {needed}: keys would be evicted and their limits exceeded. "
+            f"the table holds {live} live keys, but {config.bounds.connections} connections with "
+            f"{rates} rates each may need {needed}: keys would be evicted and their limits exceeded. "
             f"Set store_options.entries to {int(needed / LIVE_SHARE) + 1} or more"
         )
         yield ("store_options", "entries"), sentence

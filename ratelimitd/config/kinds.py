@@ -19,7 +19,7 @@ from ratelimitd.config.reader import Context, Kind, did_you_mean, found
 
 _ANY: frozenset[plain.Type] = frozenset({"text", "whole", "decimal", "truth"})
 _TEXT: frozenset[plain.Type] = frozenset({"text"})
-_ENVIRONMENT = {"type": "string", "pattern": r"\$\{"}
+_ENVIRONMENT = {"$ref": "#/$defs/environment"}
 
 TOKEN_PATTERN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}"  # RFC 9110, section 5.6.2
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
@@ -81,8 +81,9 @@ def text(
     words: collections.Mapping[str, Any] | None = None,
     types: frozenset[plain.Type] = _TEXT,
     write: collections.Callable[[Any], Any] = lambda value: value,
+    editors: str = "",
 ) -> Single:
-    """Printable text that fits `pattern` and that `convert` takes."""
+    """Printable text that fits `pattern` and that `convert` takes; `editors` get another pattern to check."""
 
     def parse(written: str) -> Any:
         if not written.isprintable():
@@ -91,7 +92,9 @@ def text(
             raise ValueError("does not fit here" if written else "is empty")
         return convert(written)
 
-    return Single(expected, parse, {"type": "string", "pattern": f"^({pattern})$"}, types, words or {}, write)
+    return Single(
+        expected, parse, {"type": "string", "pattern": f"^({editors or pattern})$"}, types, words or {}, write
+    )
 
 
 def loose_text(expected: str = "text") -> Single:

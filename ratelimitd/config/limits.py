@@ -22,7 +22,9 @@ def per(text: str) -> str:
 
 PER = kinds.text(PER_WORDS, PER_PATTERN, per)
 
-RATES = ListOf(kinds.rate(), lone=True, unique=lambda rate: rate.window_us, noun="window")
+RATES = ListOf(
+    kinds.rate(), lone=True, unique=lambda rate: units.format_duration(rate.window_us // 1_000), noun="window"
+)
 
 
 COST_HEADER = Section(
@@ -69,7 +71,7 @@ class _Cost(Either):
 def _check(values: dict[str, Any]) -> collections.Iterator[tuple[str, str]]:
     rates, concurrent = values.get("rates"), values.get("concurrent")
     if rates is None and concurrent is None:
-        yield "name", "the limit has neither `rate` nor `concurrent`"
+        yield "", "the limit has neither `rate` nor `concurrent`"
     if rates is not None and concurrent is not None:
         yield "concurrent", "a limit has either `rate` or `concurrent`: write two limits"
     keys = values["per"]

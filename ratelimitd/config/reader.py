@@ -23,6 +23,7 @@ from ratelimitd.errors import ConfigError, Problem
 
 SPREAD = ""  # as a setting's field: its kind reads a dict of several fields of the same struct
 REQUIRED = msgspec.NODEFAULT
+NOTHING: tuple[Any, ...] = (None, (), "", b"")  # values of the model that no setting needs to say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +124,7 @@ class Setting:
         if self.target == SPREAD:
             return self.kind.show(defaults(struct))
         value = defaults(struct).get(self.target)
-        return None if value in (None, ()) else self.kind.show(value)
+        return None if value in NOTHING else self.kind.show(value)
 
 
 def defaults(struct: type[msgspec.Struct]) -> dict[str, Any]:
@@ -136,7 +137,8 @@ def defaults(struct: type[msgspec.Struct]) -> dict[str, Any]:
 class Fields(Kind):
     """A mapping of settings, read into a dict from the names of the model's fields to their values.
 
-    `check` looks at that dict and yields (name of a setting, what is wrong with it).
+    `check` looks at that dict and yields (name of a setting, what is wrong with it); a name that is not
+    given, or "", stands for the whole mapping.
     """
 
     struct: type[msgspec.Struct]
@@ -156,10 +158,14 @@ class Fields(Kind):
             if setting.required and node.get(setting.name) is None:
                 problems += context.error(node.place, f"the setting `{setting.name}` is missing").problems
         if not problems:
-            wrong = self.check(values)
-            problems += (
-                (node.get(name) or node).place.problem(f"{name}: {message}") for name, message in wrong
-            )
+            for name, message in self.check(values):
+                inner = node.get(name)
+                wrong = (
+                    context.at(name).error(inner.place, message)
+                    if inner
+                    else context.error(node.place, message)
+                )
+                problems += wrong.problems
         raise_all(problems)
         return values
 
@@ -192,7 +198,7 @@ class Fields(Kind):
         for setting in self.settings:
             if setting.target == SPREAD:
                 shown[setting.name] = setting.kind.show(known)
-            elif known.get(setting.target) not in (None, ()):
+            elif known.get(setting.target) not in NOTHING:
                 shown[setting.name] = setting.kind.show(known[setting.target])
         return shown
 
@@ -212,7 +218,7 @@ def read_supported(kind: Kind, node: Node, context: Context) -> Any:
     value = kind.read(node, context)
     missing = unsupported.feature(context.path, value)
     if missing:
-        raise context.error(node.place, f"{missing}: not supported by this version")
+        raise node.place.error(f"{missing}: not supported by this version")
     return value
 
 
@@ -228,7 +234,7 @@ class ListOf(Kind):
     def read(self, node: Node, context: Context) -> tuple[Any, ...]:
         if isinstance(node, Sequence):
             items = node.items
-        elif self.lone and isinstance(node, Scalar) and node.type != "null":
+        elif self.lone and not (isinstance(node, Scalar) and node.type == "null"):
             items = (node,)
         else:
             raise context.error(node.place, f"expected a list, {found(node)}")

@@ -31,7 +31,12 @@ LISTEN = Section(
     (
         Setting(
             "bind",
-            kinds.text(addresses.BIND, addresses.BIND_PATTERN, addresses.bind),
+            kinds.text(
+                addresses.BIND,
+                convert=addresses.bind,
+                editors=addresses.BIND_PATTERN,
+                write=lambda fields: fields["bind"],
+            ),
             "Where clients connect: host:port, [v6]:port, unix:/path or systemd:NAME.",
             field=SPREAD,
             required=True,
@@ -221,14 +226,7 @@ def _admin(host: str = "", port: int = -1, socket: str = "", token_file: str = "
 
 def _admin_check(values: dict[str, Any]) -> collections.Iterator[tuple[str, str]]:
     if "host" not in values and "socket" not in values:
-        yield "token_file", "there is neither `bind` nor `socket`, so nobody could reach it"
-
-
-class AdminBind(kinds.Single):
-    """The admin's address, which is two fields of the model."""
-
-    def show(self, value: Any) -> Any:
-        return f"{value['host']}:{value['port']}"
+        yield "", "there is neither `bind` nor `socket`, so nobody could reach it"
 
 
 ADMIN = Section(
@@ -236,10 +234,11 @@ ADMIN = Section(
     (
         Setting(
             "bind",
-            AdminBind(
+            kinds.text(
                 addresses.TCP_BIND,
-                lambda text: dict(zip(("host", "port"), addresses.tcp_bind(text), strict=True)),
-                {"type": "string", "pattern": f"^{addresses.TCP_BIND_PATTERN}$"},
+                convert=lambda text: dict(zip(("host", "port"), addresses.tcp_bind(text), strict=True)),
+                editors=addresses.TCP_BIND_PATTERN,
+                write=lambda fields: f"{fields['host']}:{fields['port']}",
             ),
             "Address of metrics, API and dashboard; never a public one.",
             field=SPREAD,

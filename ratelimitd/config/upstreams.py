@@ -15,7 +15,12 @@ SERVER = Section(
     (
         Setting(
             "url",
-            kinds.text(addresses.SERVER, addresses.SERVER_PATTERN, addresses.server),
+            kinds.text(
+                addresses.SERVER,
+                convert=addresses.server,
+                editors=addresses.SERVER_PATTERN,
+                write=lambda fields: fields["url"],
+            ),
             "http://host:port, https://host:port or unix:/path.",
             field=SPREAD,
             required=True,
