@@ -1,0 +1,54 @@
+"""Gives every name of a configuration its id and slots, before a worker may ask for them.
+
+Labels are listener: `bind`, limit: its name, upstream: its name, server: its URL, each as written. Series
+that exist from the start are 0 until something happens, so that a first event shows as a rate.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ratelimitd.segment import series as names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ratelimitd.config.model import Config, Limit
+    from ratelimitd.segment.registry import Registry
+
+
+def register(config: Config, registry: Registry) -> None:
+    """Name all limits and series of `config`; those that have a number keep it."""
+    for limit in config.limits:
+        for window_us in windows_us(limit):
+            registry.limit_id(limit.name, window_us)
+    for metric, labels in _series(config):
+        registry.series(metric, labels, names.METRICS[metric].width)
+
+
+def windows_us(limit: Limit) -> list[int]:
+    """The windows of a limit, those of its overrides included, each once."""
+    rates = [*limit.rates, *(rate for _, rates in limit.overrides for rate in rates)]
+    return list(dict.fromkeys(rate.window_us for rate in rates))
+
+
+def _series(config: Config) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for listener in config.listen:
+        for outcome in names.OUTCOMES:
+            yield "ratelimitd_requests_total", (listener.bind, outcome)
+        for state in names.CONNECTION_STATES:
+            yield "ratelimitd_connections", (listener.bind, state)
+    for limit in config.limits:
+        for decision in names.DECISIONS:
+            yield "ratelimitd_limit_decisions_total", (limit.name, decision)
+    for upstream in config.upstreams:
+        yield "ratelimitd_request_duration_seconds", (upstream.name,)
+        for server in upstream.servers:
+            yield "ratelimitd_upstream_inflight", (upstream.name, server.url)
+            for code in names.CODES:
+                yield "ratelimitd_upstream_requests_total", (upstream.name, server.url, code)
+    yield "ratelimitd_overhead_seconds", ()
+    for reason in names.REFUSED_REASONS:
+        yield "ratelimitd_connections_refused_total", (reason,)
+    for direction in names.DIRECTIONS:
+        yield "ratelimitd_bytes_total", (direction,)

@@ -1,0 +1,221 @@
+"""Opens the sockets on which clients connect, one for each worker, or says why that cannot be.
+
+Every worker has a TCP socket of its own on the same port (SO_REUSEPORT), so that the kernel spreads
+connections without a lock. The supervisor keeps them open too: when a worker is replaced, connections that
+wait in its socket wait for the next. A Unix socket is one, and all workers accept from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ratelimitd.errors import StartError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ratelimitd.config.model import Listener
+
+BACKLOG: Final = 65_535  # the kernel cuts it to net.core.somaxconn
+UNIX_MODE: Final = 0o666  # like a port of this machine
+
+
+class Listening:
+    """The open sockets of all listeners."""
+
+    def __init__(self) -> None:
+        self._sockets: dict[str, list[socket.socket]] = {}
+        self._unix: list[UnixSocket] = []
+
+    @classmethod
+    def open(cls, listeners: Iterable[Listener], workers: int) -> Listening:
+        """Open them all, or none and raise StartError."""
+        listening = cls()
+        try:
+            for listener in listeners:
+                listening._add(listener, workers)
+        except StartError:
+            listening.close()
+            raise
+        return listening
+
+    def for_worker(self, index: int) -> list[tuple[str, int]]:
+        """What worker `index` accepts on: the listener as it was written, and a descriptor."""
+        return [(bind, sockets[index % len(sockets)].fileno()) for bind, sockets in self._sockets.items()]
+
+    def addresses(self) -> list[str]:
+        """Where clients reach the daemon; the port is the real one."""
+        return [_address_text(sockets[0]) for sockets in self._sockets.values()]
+
+    def close(self) -> None:
+        """Close the supervisor's copies and remove the paths of Unix sockets."""
+        for unix in self._unix:
+            unix.remove()
+        for sockets in self._sockets.values():
+            for sock in sockets:
+                sock.close()
+        self._sockets.clear()
+        self._unix.clear()
+
+    def _add(self, listener: Listener, workers: int) -> None:
+        if listener.systemd_name:
+            raise StartError(
+                f"cannot listen on {listener.bind}: sockets of systemd are not supported by this version; "
+                "give host:port or unix:/path"
+            )
+        if listener.unix_path:
+            unix = UnixSocket(listener.unix_path, UNIX_MODE)
+            self._unix.append(unix)
+            self._sockets[listener.bind] = [unix.socket]
+        else:
+            self._sockets[listener.bind] = open_tcp(listener.host, listener.port, workers)
+
+
+def open_tcp(host: str, port: int, count: int) -> list[socket.socket]:
+    """`count` listening sockets on one port. Port 0: a free one, the same for all."""
+    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    family, address = _resolve(host, port, shown)
+    opened: list[socket.socket] = []
+    try:
+        with _tcp_socket(family, shared=False) as probe:
+            # SO_REUSEPORT would let a second daemon take half of the connections of the first in silence;
+            # without it a port that somebody listens on is refused, and one in TIME_WAIT is not.
+            probe.bind(address)
+            address = probe.getsockname()
+        for _ in range(count):
+            opened.append(_tcp_socket(family, shared=True))
+            opened[-1].bind(address)
+        for sock in opened:
+            sock.listen(BACKLOG)
+    except OSError as error:
+        for sock in opened:
+            sock.close()
+        raise StartError(f"cannot listen on {shown}: {_reason(error, port)}") from None
+    return opened
+
+
+class UnixSocket:
+    """A listening Unix socket. One that nobody listens on any more is replaced, never a live one."""
+
+    def __init__(self, path: str, mode: int) -> None:
+        self.path: Final = Path(path)
+        _refuse_or_remove(self.path)
+        self.socket: Final = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # The mode must hold from the first moment: bind gives the file what the mask leaves.
+        mask = os.umask(0o777 & ~mode)
+        try:
+            self.socket.bind(path)
+            self.socket.listen(BACKLOG)
+        except OSError as error:
+            self.socket.close()
+            raise StartError(f"cannot listen on unix:{path}: {_unix_reason(error, self.path)}") from None
+        finally:
+            os.umask(mask)
+        self._inode = self.path.stat().st_ino
+
+    def remove(self) -> None:
+        """Remove the path, unless another daemon has taken it since."""
+        with contextlib.suppress(OSError):
+            if self.path.stat().st_ino == self._inode:
+                self.path.unlink()
+
+    def close(self) -> None:
+        self.remove()
+        self.socket.close()
+
+
+def _resolve(host: str, port: int, shown: str) -> tuple[int, tuple[str, int]]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError):
+        raise StartError(
+            f"cannot listen on {shown}: the name {host!r} does not resolve; give an address of this machine"
+        ) from None
+    family, _, _, _, address = found[0]
+    return family, (str(address[0]), int(address[1]))
+
+
+def _tcp_socket(family: int, *, shared: bool) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    return sock
+
+
+def _refuse_or_remove(path: Path) -> None:
+    try:
+        kind = path.lstat().st_mode
+    except OSError:
+        return
+    if not stat.S_ISSOCK(kind):
+        raise StartError(
+            f"cannot listen on unix:{path}: something that is no socket is there; "
+            "it was left alone: remove it or choose another path"
+        )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            _remove_stale(path)
+            return
+        except OSError as error:
+            # EAGAIN is a live socket whose queue is full; anything else is not known to be dead.
+            if error.errno != errno.EAGAIN:
+                raise StartError(f"cannot listen on unix:{path}: {_unix_reason(error, path)}") from None
+    raise StartError(
+        f"cannot listen on unix:{path}: another program listens there; stop it or choose another path"
+    )
+
+
+def _remove_stale(path: Path) -> None:
+    try:
+        path.unlink()
+    except OSError as error:
+        raise StartError(f"cannot listen on unix:{path}: {_unix_reason(error, path)}") from None
+
+
+def _reason(error: OSError, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            "another program listens there already; stop it or choose another port "
+            f"(`ss -ltnp 'sport = :{port}'` shows who it is)"
+        )
+    if error.errno == errno.EACCES:
+        return (
+            "the kernel gives ports below 1024 only to those with the right; choose a higher port, "
+            "or give the service AmbientCapabilities=CAP_NET_BIND_SERVICE"
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "that is no address of this machine (`ip address` shows them); 0.0.0.0 means all of them"
+    if error.errno == errno.EAFNOSUPPORT:
+        return "this machine has no such kind of address (IPv6 is switched off?)"
+    if error.errno == errno.EMFILE:
+        return "too many open files; raise the limit (LimitNOFILE= of the service, `ulimit -n`)"
+    return error.strerror or str(error)
+
+
+def _unix_reason(error: OSError, path: Path) -> str:
+    if error.errno == errno.ENOENT:
+        return f"the directory {path.parent} does not exist; make it, or let systemd (RuntimeDirectory=)"
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return f"this user may not write to {path.parent}; change its owner or choose another path"
+    if "too long" in str(error):
+        return "a path of a Unix socket has at most 107 bytes; choose a shorter one"
+    return error.strerror or str(error)
+
+
+def _address_text(sock: socket.socket) -> str:
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{name}"
+    return f"[{name[0]}]:{name[1]}" if sock.family == socket.AF_INET6 else f"{name[0]}:{name[1]}"

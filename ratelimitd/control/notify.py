@@ -1,0 +1,50 @@
+"""systemd's notification protocol: what state the service is in, and that its loop still turns.
+
+Without `$NOTIFY_SOCKET` nothing is sent. A message that systemd does not take is lost, never waited for:
+telling about the service must not stop the service.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Notifier:
+    """Sends to the socket that `environ` names."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._address = environ.get("NOTIFY_SOCKET", "")
+        if self._address.startswith("@"):
+            self._address = "\0" + self._address[1:]
+        self.watchdog_s = _watchdog_s(environ) if self._address else None
+
+    def ready(self, status: str) -> None:
+        self._send(f"READY=1\nSTATUS={status}")
+
+    def stopping(self, status: str) -> None:
+        self._send(f"STOPPING=1\nSTATUS={status}")
+
+    def alive(self) -> None:
+        """Call every half of `watchdog_s`, from the event loop: a loop that is stuck must not say this."""
+        self._send("WATCHDOG=1")
+
+    def _send(self, message: str) -> None:
+        if not self._address:
+            return
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            sock.sendto(message.encode(), self._address)
+
+
+def _watchdog_s(environ: Mapping[str, str]) -> float | None:
+    """How often systemd wants to hear from this process; None: not at all."""
+    if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    microseconds = environ.get("WATCHDOG_USEC", "")
+    return int(microseconds) / 1e6 if microseconds.isdecimal() and int(microseconds) > 0 else None

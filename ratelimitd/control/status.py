@@ -1,0 +1,93 @@
+"""What the daemon knows of itself, and the admin pages that show it."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import time
+from typing import TYPE_CHECKING
+
+import ratelimitd
+from ratelimitd.control.admin import Request, Response
+from ratelimitd.control.metrics import DaemonCollector, Exposition, Facts
+from ratelimitd.segment import layout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ratelimitd.control.census import Census
+    from ratelimitd.control.workers import Workers
+    from ratelimitd.segment.memory import Segment
+    from ratelimitd.segment.pages import Page
+
+
+class State(enum.Enum):
+    STARTING = "starting"
+    SERVING = "serving"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+@dataclasses.dataclass
+class Status:
+    """Written by the supervisor, shown to the operator."""
+
+    state: State = State.STARTING
+    reload_successful: bool = True
+    reload_success_at_s: float = dataclasses.field(default_factory=time.time)
+    reloads: dict[str, int] = dataclasses.field(default_factory=lambda: {"success": 0, "refused": 0})
+
+
+class Views:
+    """The pages of the admin server."""
+
+    def __init__(self, status: Status, segment: Segment, workers: Workers, census: Census) -> None:
+        self._status = status
+        self._segment = segment
+        self._workers = workers
+        self._census = census
+        self._exposition = Exposition(DaemonCollector(segment.registry, self._all_pages, self._facts))
+
+    def pages(self) -> dict[str, Callable[[Request], Response]]:
+        return {"/metrics": self._metrics, "/healthz": self._healthz, "/readyz": self._readyz}
+
+    def _metrics(self, request: Request) -> Response:
+        body, content_type = self._exposition.render(request.headers.get("accept", ""))
+        return Response(200, body, content_type)
+
+    def _healthz(self, _: Request) -> Response:
+        """Alive: that this is answered at all."""
+        return Response.text(200, "ok")
+
+    def _readyz(self, _: Request) -> Response:
+        """Ready: new requests may be sent here."""
+        if self._status.state is not State.SERVING:
+            return Response.text(503, f"not ready: {self._status.state.value}")
+        if not self._workers.serving():
+            return Response.text(503, "not ready: no worker accepts connections")
+        return Response.text(200, "ready")
+
+    def _all_pages(self) -> list[Page]:
+        own = [self._segment.page(layout.BASE_PAGE), self._segment.page(layout.SUPERVISOR_PAGE)]
+        return own + [page for _, page in self._workers.pages()]
+
+    def _facts(self) -> Facts:
+        return Facts(
+            version=ratelimitd.__version__,
+            workers=self._workers.serving(),
+            worker_restarts=self._workers.restarts,
+            lag_us=tuple(sorted((index, page.lag_us) for index, page in self._workers.pages())),
+            table_entries=self._census.entries,
+            table_evictions=self._segment.word(layout.EVICT) + self._segment.word(layout.EVICT_HARD),
+            limit_keys=tuple(self._limit_keys().items()),
+            reload_successful=self._status.reload_successful,
+            reload_success_at_s=self._status.reload_success_at_s,
+            reloads=tuple(self._status.reloads.items()),
+        )
+
+    def _limit_keys(self) -> dict[str, int]:
+        """Keys of each limit. One has an entry for each window of its limit: the fullest window counts."""
+        keys: dict[str, int] = {}
+        for (name, _), limit_id in self._segment.registry.limits().items():
+            keys[name] = max(keys.get(name, 0), self._census.by_limit.get(limit_id, 0))
+        return keys

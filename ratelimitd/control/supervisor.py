@@ -1,0 +1,193 @@
+"""The supervisor: puts the parts of the daemon together and takes them through its life.
+
+STARTING -> SERVING -> DRAINING -> STOPPED. It starts whole or not at all: sockets, segment, admin server and
+every worker, then it says that it is ready. TERM or INT drains, a second one ends at once. Nothing on the way
+of a request runs here, so nothing here can slow one down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from ratelimitd.control import catalogue, log
+from ratelimitd.control.admin import AdminServer
+from ratelimitd.control.census import Census
+from ratelimitd.control.cpus import available_cpus
+from ratelimitd.control.listening import Listening
+from ratelimitd.control.notify import Notifier
+from ratelimitd.control.resolve import check_upstreams
+from ratelimitd.control.status import State, Status, Views
+from ratelimitd.control.workers import Workers
+from ratelimitd.errors import RatelimitdError
+from ratelimitd.limits.table import Table
+from ratelimitd.segment import layout
+from ratelimitd.segment.memory import Segment
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ratelimitd.config.model import Config
+
+logger = logging.getLogger(__name__)
+
+# -P: the directory that the daemon is started in must not be able to put its own modules into a worker.
+WORKER_COMMAND: Final = (sys.executable, "-P", "-m", "ratelimitd.proxy.worker")
+_STOP_S: Final = 1.0
+
+
+def run(config: Config, config_path: str | None, command: Sequence[str] = WORKER_COMMAND) -> int:
+    """Serve until a signal ends it. The exit code: 0 after a drain, 1 when it cannot start."""
+    log.configure()
+    try:
+        asyncio.run(Supervisor(config, config_path, command).run())
+    except RatelimitdError as error:
+        logger.error("cannot start: %s", error)
+        return 1
+    return 0
+
+
+class Supervisor:
+    """One daemon. `command` starts a worker."""
+
+    def __init__(self, config: Config, config_path: str | None, command: Sequence[str]) -> None:
+        self._config = config
+        self._config_path = config_path
+        self._command = command
+        self._status = Status()
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._notifier = Notifier(os.environ)
+
+    async def run(self) -> None:
+        """From the first check to the last worker's end. StartError when it cannot serve."""
+        asyncio.get_running_loop().set_exception_handler(_log_bug)
+        self._handle_signals()
+        await check_upstreams(self._config)
+        _raise_file_limit(self._config.bounds.connections)
+        count = self._config.workers or available_cpus()
+        segment, table = _new_segment(self._config, count)
+        with contextlib.closing(Listening.open(self._config.listen, count)) as listening:
+            workers = Workers(self._command, segment, count, listening.for_worker)
+            census = Census(segment, table)
+            admin = AdminServer(Views(self._status, segment, workers, census).pages())
+            try:
+                await admin.open(self._config.admin)
+                if await self._start(workers):
+                    self._announce(listening, count, admin.addresses)
+                    await self._serve(census)
+                    await self._drain(workers, listening)
+            finally:
+                workers.kill()
+                await workers.ended()
+                await admin.close()
+        logger.info("stopped")
+
+    async def _start(self, workers: Workers) -> bool:
+        """Whether all workers serve; False when a signal came first."""
+        start = asyncio.ensure_future(workers.start(msgspec.msgpack.encode(self._config)))
+        stop = asyncio.ensure_future(self._stop.wait())
+        done, pending = await asyncio.wait({start, stop}, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        if start in done:
+            start.result()
+        return start in done
+
+    def _announce(self, listening: Listening, count: int, admin_addresses: Sequence[str]) -> None:
+        self._status.state = State.SERVING
+        where = ", ".join(listening.addresses())
+        logger.info("serving on %s with %d workers, pid %d", where, count, os.getpid())
+        if admin_addresses:
+            logger.info("admin on %s", ", ".join(admin_addresses))
+        self._notifier.ready(f"serving on {where}")
+
+    async def _serve(self, census: Census) -> None:
+        """Until a signal asks for the end."""
+        counting = asyncio.ensure_future(census.run())
+        pinging = asyncio.ensure_future(self._ping_watchdog())
+        await self._stop.wait()
+        counting.cancel()
+        pinging.cancel()
+
+    async def _drain(self, workers: Workers, listening: Listening) -> None:
+        self._status.state = State.DRAINING
+        drain_s = self._config.timeouts.drain_ms / 1000
+        self._notifier.stopping("draining")
+        logger.info("draining: no new connections, up to %g s for what is under way", drain_s)
+        workers.drain()
+        listening.close()
+        ended = asyncio.ensure_future(workers.ended())
+        hurry = asyncio.ensure_future(self._hurry.wait())
+        await asyncio.wait({ended, hurry}, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if ended.done():
+            logger.info("drained")
+            return
+        why = "a second signal came" if self._hurry.is_set() else f"{drain_s:g} s are over"
+        logger.warning("%s: what is still under way is cut off", why)
+        workers.stop()
+        await asyncio.wait({ended}, timeout=_STOP_S)
+        ended.cancel()
+
+    async def _ping_watchdog(self) -> None:
+        while self._notifier.watchdog_s is not None:
+            self._notifier.alive()
+            await asyncio.sleep(self._notifier.watchdog_s / 2)
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop_asked, number)
+        for number, what in (
+            (signal.SIGHUP, "reload"),
+            (signal.SIGUSR1, "reopening logs"),
+            (signal.SIGUSR2, "upgrade in place"),
+        ):
+            loop.add_signal_handler(number, _not_supported, number, what)
+
+    def _stop_asked(self, number: signal.Signals) -> None:
+        logger.info("%s received", number.name)
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+
+def _new_segment(config: Config, workers: int) -> tuple[Segment, Table]:
+    # A worker that is being replaced keeps its page until it is reaped.
+    segment = Segment.create(config.store_options.entries, layout.FIRST_WORKER_PAGE + 2 * workers)
+    shape = segment.table
+    table = Table(segment.memory, shape.offset, shape.stripes, shape.buckets_per_stripe)
+    table.initialise()
+    catalogue.register(config, segment.registry)
+    return segment, table
+
+
+def _raise_file_limit(connections: int) -> None:
+    """Take all descriptors that this process may have, for its workers, and say when they are too few."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    needed = 2 * connections + 100  # a client's connection, and one to a web server
+    if most != resource.RLIM_INFINITY and most < needed:
+        logger.warning(
+            "only %d open files are allowed, bounds.connections of %d may need %d: raise LimitNOFILE= of the "
+            "service (`ulimit -Hn`)",
+            *(most, connections, needed),
+        )
+
+
+def _not_supported(number: signal.Signals, what: str) -> None:
+    logger.warning("%s received: %s is not supported by this version; nothing was changed", number.name, what)
+
+
+def _log_bug(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What no code of ours caught is a mistake of ours: one line, and the daemon goes on."""
+    logger.error("unexpected: %s: %r", context["message"], context.get("exception"))

@@ -1,0 +1,275 @@
+"""Keeps the set of workers at its number: starts, watches, replaces, drains.
+
+A worker that ends is replaced, at once the first two times in 10 s and more slowly after that. One whose
+heartbeat is 3 s old is killed first. Its page is folded when it has been reaped and no sooner: until then it
+may still count. `_NEXT` is the one table of a worker's life, and `_move` the one place that changes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import enum
+import logging
+from collections import deque
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from ratelimitd.control.process import WorkerProcess, exit_text
+from ratelimitd.errors import StartError
+from ratelimitd.proxy.orders import Drain, Drained, Failed, Ready, Start, Stop
+from ratelimitd.segment import layout
+from ratelimitd.segment.memory import boottime_us
+from ratelimitd.segment.pages import Page, fold
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ratelimitd.proxy.orders import Message
+    from ratelimitd.segment.memory import Segment
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_BOUND_US: Final = 3_000_000
+START_BOUND_US: Final = 30_000_000
+CHECK_EVERY_S: Final = 0.25
+BACKOFF_SPAN_US: Final = 10_000_000
+
+
+class Life(enum.Enum):
+    STARTING = "starting"
+    SERVING = "serving"
+    DRAINING = "draining"
+    KILLED = "killed"
+    ENDED = "ended"
+
+
+_NEXT: Final = MappingProxyType(
+    {
+        Life.STARTING: {Life.SERVING, Life.DRAINING, Life.KILLED, Life.ENDED},
+        Life.SERVING: {Life.DRAINING, Life.KILLED, Life.ENDED},
+        Life.DRAINING: {Life.KILLED, Life.ENDED},
+        Life.KILLED: {Life.ENDED},
+        Life.ENDED: set(),
+    }
+)
+
+
+@dataclasses.dataclass
+class Worker:
+    """A worker of the set: `index` stays with its replacement, the rest is the process's own."""
+
+    index: int
+    process: WorkerProcess
+    page: Page
+    since_us: int  # when it entered its state
+    life: Life = Life.STARTING
+
+
+def replacement_delay_ms(deaths: int) -> int:
+    """How long to wait before a replacement, by deaths of this worker in the last 10 s, this one included."""
+    return 0 if deaths < 3 else min(2_000, int(100 * 2 ** min(deaths - 3, 10)))
+
+
+class Workers:
+    """The workers. `command` starts one; `sockets(index)` says what worker `index` accepts on."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        segment: Segment,
+        count: int,
+        sockets: Callable[[int], list[tuple[str, int]]],
+    ) -> None:
+        self._command = command
+        self._segment = segment
+        self._count = count
+        self._sockets = sockets
+        self._loop = asyncio.get_running_loop()
+        self._workers: dict[int, Worker] = {}
+        self._deaths: dict[int, deque[int]] = {index: deque() for index in range(count)}
+        self._config = b""
+        self._replacing = True
+        self._started: asyncio.Future[None] = self._loop.create_future()
+        self._all_ended = asyncio.Event()
+        self._checked_us = boottime_us()
+        self._forgiven_us = 0
+        self.restarts = 0
+
+    async def start(self, config: bytes) -> None:
+        """Start them all and wait until each accepts; StartError if one cannot."""
+        self._config = config
+        for index in range(self._count):
+            self._spawn(index)
+        self._loop.call_later(CHECK_EVERY_S, self._check)
+        await self._started
+
+    def serving(self) -> int:
+        """How many accept connections."""
+        return sum(worker.life is Life.SERVING for worker in self._workers.values())
+
+    def pages(self) -> list[tuple[int, Page]]:
+        """Index and page of every worker that has not been reaped."""
+        return [(worker.index, worker.page) for worker in self._workers.values()]
+
+    def drain(self) -> None:
+        """Let all finish what they have; none is replaced any more."""
+        self._replacing = False
+        for worker in list(self._workers.values()):
+            if worker.life in {Life.STARTING, Life.SERVING}:
+                self._move(worker, Life.DRAINING)
+                worker.process.send(Drain())
+        self._note_end()
+
+    def stop(self) -> None:
+        """Ask all to end at once."""
+        self._replacing = False
+        for worker in self._workers.values():
+            worker.process.send(Stop())
+        self._note_end()
+
+    def kill(self) -> None:
+        """End all, whatever they do."""
+        self._replacing = False
+        for worker in self._workers.values():
+            if worker.life is not Life.KILLED:
+                self._move(worker, Life.KILLED)
+                worker.process.kill()
+        self._note_end()
+
+    async def ended(self) -> None:
+        """Wait until the last one has been reaped, after `drain`, `stop` or `kill`."""
+        await self._all_ended.wait()
+
+    def _spawn(self, index: int) -> None:
+        if not self._replacing:
+            return
+        try:
+            process = WorkerProcess(
+                self._command,
+                self._segment.fd,
+                self._loop,
+                on_report=lambda report: self._reported(worker, report),
+                on_exit=lambda status: self._exited(worker, status),
+            )
+        except OSError as error:
+            self._spawn_failed(index, error)
+            return
+        page_index = self._free_page()
+        page = self._segment.page(page_index)
+        page.claim(process.pid)
+        worker = Worker(index, process, page, boottime_us())
+        self._workers[index] = worker
+        listeners = self._sockets(index)
+        process.send(
+            Start(self._config, page_index, tuple(bind for bind, _ in listeners)),
+            [descriptor for _, descriptor in listeners],
+        )
+
+    def _spawn_failed(self, index: int, error: OSError) -> None:
+        message = f"worker {index} cannot be started: {error.strerror}"
+        if not self._started.done():
+            self._started.set_exception(StartError(message))
+            return
+        logger.error("%s; the next attempt is in 2 s", message)
+        self._loop.call_later(2, self._spawn, index)
+
+    def _free_page(self) -> int:
+        for index in range(layout.FIRST_WORKER_PAGE, self._segment.pages):
+            if not self._segment.page(index).owner:
+                return index
+        raise AssertionError("the segment has a page for every worker that is not reaped")
+
+    def _move(self, worker: Worker, life: Life) -> None:
+        assert life in _NEXT[worker.life], f"worker {worker.index}: {worker.life} -> {life}"
+        worker.life = life
+        worker.since_us = boottime_us()
+
+    def _reported(self, worker: Worker, report: Message) -> None:
+        match report:
+            case Ready() if worker.life is Life.STARTING:
+                self._move(worker, Life.SERVING)
+                self._note_ready(worker)
+            case Failed(message=message):
+                self._failed(worker, message)
+            case Drained():
+                logger.info("worker %d (pid %d) has drained", worker.index, worker.process.pid)
+            case _:
+                pass
+
+    def _note_ready(self, worker: Worker) -> None:
+        if self._started.done():
+            logger.info("worker %d (pid %d) accepts connections", worker.index, worker.process.pid)
+        elif self.serving() == self._count:
+            self._started.set_result(None)
+
+    def _failed(self, worker: Worker, message: str) -> None:
+        if worker.life is not Life.STARTING:
+            logger.error("worker %d (pid %d): %s", worker.index, worker.process.pid, message)
+        elif self._started.done():
+            logger.error("worker %d (pid %d) cannot start: %s", worker.index, worker.process.pid, message)
+            self._move(worker, Life.KILLED)
+            worker.process.kill()
+        else:
+            self._started.set_exception(StartError(message))
+
+    def _exited(self, worker: Worker, status: int) -> None:
+        expected = worker.life is Life.DRAINING or not self._replacing
+        self._move(worker, Life.ENDED)
+        fold(worker.page, self._segment.page(layout.BASE_PAGE), self._segment.registry.all_series())
+        del self._workers[worker.index]
+        how = exit_text(status)
+        if not self._started.done() and self._replacing:
+            self._started.set_exception(
+                StartError(
+                    f"worker {worker.index} {how} before it served; its own message is above, if it had one"
+                )
+            )
+        elif not expected:
+            self._replace(worker, how)
+        self._note_end()
+
+    def _replace(self, worker: Worker, how: str) -> None:
+        self.restarts += 1
+        now_us = boottime_us()
+        deaths = self._deaths[worker.index]
+        deaths.append(now_us)
+        while deaths[0] < now_us - BACKOFF_SPAN_US:
+            deaths.popleft()
+        delay_ms = replacement_delay_ms(len(deaths))
+        when = f"in {delay_ms} ms" if delay_ms else "now"
+        logger.warning(
+            "worker %d (pid %d) %s; a new one is started %s", worker.index, worker.process.pid, how, when
+        )
+        self._loop.call_later(delay_ms / 1000, self._spawn, worker.index)
+
+    def _note_end(self) -> None:
+        if not self._replacing and not self._workers:
+            self._all_ended.set()
+
+    def _check(self) -> None:
+        """Kill those that give no sign of life."""
+        now_us = boottime_us()
+        # If this process itself stood still (a suspended machine, SIGSTOP), so may the workers have:
+        # they get the full span from now on to show that they live.
+        if now_us - self._checked_us > 4 * CHECK_EVERY_S * 1e6:
+            self._forgiven_us = now_us
+        self._checked_us = now_us
+        for worker in self._workers.values():
+            silent_us = self._silent_us(worker, now_us)
+            bound_us = START_BOUND_US if worker.life is Life.STARTING else HEARTBEAT_BOUND_US
+            if silent_us > bound_us and worker.life is not Life.KILLED:
+                logger.error(
+                    "worker %d (pid %d) gave no sign of life for %.1f s: killed",
+                    worker.index,
+                    worker.process.pid,
+                    silent_us / 1e6,
+                )
+                self._move(worker, Life.KILLED)
+                worker.process.kill()
+        if not self._all_ended.is_set():
+            self._loop.call_later(CHECK_EVERY_S, self._check)
+
+    def _silent_us(self, worker: Worker, now_us: int) -> int:
+        heartbeat_us = 0 if worker.life is Life.STARTING else worker.page.heartbeat_us
+        return now_us - max(heartbeat_us, worker.since_us, self._forgiven_us)
