@@ -37,6 +37,7 @@ cdef struct Field:
     uint32_t value_end
     uint8_t name  # a FieldName
     uint8_t drop  # 1: not forwarded
+    uint8_t underscore  # 1: the name holds a `_`
 
 
 cdef class Head:
@@ -61,6 +62,7 @@ cdef class Head:
         bint expects_continue
         bint upgrades
         bint is_head
+        bint underscores  # one of the names holds a `_`
         int host  # index of the field, -1: none
         const char* fault
 
@@ -69,6 +71,7 @@ cdef class Head:
     cdef int parse_response(self, bytes data, Py_ssize_t start, Py_ssize_t end)
     cdef int find(self, bytes name) noexcept
     cdef int find_next(self, bytes name, int after) noexcept
+    cdef void drop_all(self, FieldName name) noexcept
     cdef bytes value(self, int index)
     cdef bytes method(self)
     cdef bytes target(self)

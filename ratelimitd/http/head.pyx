@@ -211,6 +211,7 @@ cdef class Head:
         cdef int underscore
         self.fields_start = at
         self.count = 0
+        self.underscores = False
         while at < last:
             if self.count == self.capacity:
                 return self._fail(431, b"more fields than bounds.headers")
@@ -227,6 +228,8 @@ cdef class Head:
             if underscore and field.name != OTHER:
                 field.name = ALIAS
             field.drop = 0
+            field.underscore = underscore
+            self.underscores |= underscore
             at += length + 1
             length = line_end
             while at < line_end and (base[at] == c" " or base[at] == c"\t"):
@@ -384,6 +387,13 @@ cdef class Head:
             if field.name_end - field.start == n and same_text(self.base + field.start, n, lower, n):
                 return i
         return -1
+
+    cdef void drop_all(self, FieldName name) noexcept:
+        """No field of that name is forwarded."""
+        cdef int i
+        for i in range(self.count):
+            if self.fields[i].name == name:
+                self.fields[i].drop = 1
 
     cdef bytes value(self, int index):
         cdef Field* field = &self.fields[index]

@@ -1,0 +1,18 @@
+"""Body framing for the modules of the hot path; `body.pyx` says what it promises."""
+
+from libc.stdint cimport uint8_t, uint64_t
+
+
+cdef class ChunkedReader:
+    cdef:
+        uint8_t _state
+        uint64_t _left
+        int _digits
+        int _overhead  # bytes of extensions or trailers so far
+        readonly bint complete
+        readonly str fault
+        list _content
+
+    cdef Py_ssize_t feed(self, bytes data, Py_ssize_t start, bint collect)
+    cdef bytes take_content(self)
+    cdef Py_ssize_t _fail(self, str fault)

@@ -1,0 +1,27 @@
+"""What is added to a request on its way; `forwarding.pyx` says by which rules."""
+
+from libc.stdint cimport uint64_t
+
+from ratelimitd.http.head cimport Head
+
+
+cdef class Forwarding:
+    cdef:
+        bint sends_x_forwarded
+        bint sends_forwarded
+        bint believes_x_forwarded
+        bint believes_forwarded
+        bytes request_id
+        bytes request_id_line
+        bytes via_line
+        tuple own_names  # lower case: fields that a `_` must not counterfeit
+        uint64_t seed_high
+        uint64_t seed_low
+
+    cdef bytes lines(self, Head head, bytes peer_lines, bytes peer, bytes scheme, bint trusted)
+    cdef bytes _fresh(self, Head head, bytes peer_lines)
+    cdef bytes _extended(self, Head head, bytes peer, bytes scheme, bint trusted)
+    cdef void _drop_counterfeits(self, Head head)
+    cdef bint _keeps_request_id(self, Head head, bint trusted)
+    cdef bytes _next_id(self)
+    cpdef bytes peer_lines(self, bytes peer, bytes scheme)

@@ -1,0 +1,128 @@
+"""Who a client is: its address by what may be believed, and the bytes that stand for it in a key.
+
+A client has one key however its address is spelt (IPv4-mapped IPv6 is IPv4, IPv6 counts by its prefix), and
+two clients never share one. The field that names a client is read from the right: trusted addresses are
+skipped, the first other one is the client, and an entry that is no address ends the walk.
+"""
+
+from __future__ import annotations
+
+import bisect
+import ipaddress
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_V4: Final = b"4"
+_V6: Final = b"6"
+
+
+def address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that `text` spells, IPv4-mapped ones as IPv4; None when it is none."""
+    try:
+        parsed = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+        return parsed.ipv4_mapped
+    return parsed
+
+
+def client_bytes(client: str, ipv4_prefix: int = 32, ipv6_prefix: int = 64) -> bytes:
+    """What stands for a client in a key: its family and the prefix of its address; a text that is no
+    address (a Unix socket's peer) stands for itself."""
+    parsed = address(client)
+    if parsed is None:
+        return b"u" + client.encode("utf-8", "surrogateescape")
+    if isinstance(parsed, ipaddress.IPv4Address):
+        kept = int(parsed) >> (32 - ipv4_prefix) << (32 - ipv4_prefix)
+        return _V4 + kept.to_bytes(4, "big")
+    kept = int(parsed) >> (128 - ipv6_prefix) << (128 - ipv6_prefix)
+    return _V6 + kept.to_bytes(16, "big")
+
+
+class Networks:
+    """A set of networks, in CIDR notation; looking an address up costs one bisection, however many there are."""
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        v4, v6 = [], []
+        for text in networks:
+            network = ipaddress.ip_network(text, strict=False)
+            if isinstance(network, ipaddress.IPv4Network):
+                v4.append(network)
+            elif network.network_address.ipv4_mapped is not None and network.prefixlen >= 96:
+                mapped = network.network_address.ipv4_mapped
+                v4.append(ipaddress.IPv4Network((mapped, network.prefixlen - 96), strict=False))
+            else:
+                v6.append(network)
+        self._ranges: Final = {4: _ranges(v4), 6: _ranges(v6)}
+        self._any: Final = bool(v4 or v6)
+
+    def __bool__(self) -> bool:
+        return self._any
+
+    def __contains__(self, client: str) -> bool:
+        if not self._any:
+            return False
+        parsed = address(client)
+        if parsed is None:
+            return False
+        firsts, lasts = self._ranges[parsed.version]
+        at = bisect.bisect_right(firsts, int(parsed)) - 1
+        return at >= 0 and int(parsed) <= lasts[at]
+
+
+def _ranges(networks: list[ipaddress.IPv4Network] | list[ipaddress.IPv6Network]) -> tuple[list[int], list[int]]:
+    merged = list(ipaddress.collapse_addresses(networks))
+    return [int(network.network_address) for network in merged], [
+        int(network.broadcast_address) for network in merged
+    ]
+
+
+def forwarded_client(peer: str, entries: list[str], trusted: Networks) -> str:
+    """The client behind trusted proxies: `entries` are the addresses of the believed field, the nearest last.
+
+    The walk ends at the first entry that is not trusted, or before the first that is no address: then the
+    last good one is the client."""
+    client = peer
+    for entry in reversed(entries):
+        parsed = address(entry)
+        if parsed is None:
+            break
+        client = str(parsed)
+        if client not in trusted:
+            break
+    return client
+
+
+def x_forwarded_for(values: list[bytes]) -> list[str]:
+    """The addresses of X-Forwarded-For fields, in order; ports are cut."""
+    return [_without_port(entry.decode("latin-1").strip(" \t")) for entry in b",".join(values).split(b",")]
+
+
+def forwarded(values: list[bytes]) -> list[str]:
+    """The `for` parameters of Forwarded fields (RFC 7239), in order; an element without one is an entry
+    that is no address."""
+    entries = []
+    for element in b",".join(values).split(b","):
+        entry = ""
+        for pair in element.split(b";"):
+            name, _, value = pair.partition(b"=")
+            if name.strip(b" \t").lower() == b"for":
+                entry = value.strip(b" \t").decode("latin-1")
+        if len(entry) > 1 and entry[0] == entry[-1] == '"':
+            entry = entry[1:-1]
+        entries.append(_without_port(entry))
+    return entries
+
+
+def _without_port(entry: str) -> str:
+    """`192.0.2.1:80`, `[2001:db8::1]:80`, `[2001:db8::1]` and bare addresses."""
+    if entry.startswith("["):
+        inside, bracket, rest = entry[1:].partition("]")
+        return inside if bracket and (not rest or (rest[0] == ":" and rest[1:].isascii() and rest[1:].isdigit())) else ""
+    if entry.count(":") == 1:
+        host, _, port = entry.partition(":")
+        return host if port.isascii() and port.isdigit() else ""
+    return entry

@@ -1,0 +1,30 @@
+"""Opening a connection to a web server: the slow path, in time or not at all.
+
+Whatever goes wrong (refused, no such name, too slow) is an OSError for the caller; nothing of the request
+has been sent then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ratelimitd.config.model import Server
+
+
+class Dialer:
+    def __init__(self, loop: asyncio.AbstractEventLoop, connect_ms: int) -> None:
+        self._loop = loop
+        self._connect_s = connect_ms / 1000
+
+    async def __call__(
+        self, server: Server, factory: Callable[[], asyncio.BaseProtocol]
+    ) -> tuple[asyncio.BaseTransport, asyncio.BaseProtocol]:
+        """An open connection with the protocol that `factory` made. Raises OSError, TimeoutError among them."""
+        async with asyncio.timeout(self._connect_s):
+            if server.unix_path:
+                return await self._loop.create_unix_connection(factory, server.unix_path)
+            return await self._loop.create_connection(factory, server.host, server.port)

@@ -1,0 +1,80 @@
+"""What all connections of a worker share; `live.pyx` says what may change in it."""
+
+from libc.stdint cimport int64_t, uint64_t
+
+from ratelimitd.http.forwarding cimport Forwarding
+from ratelimitd.http.head cimport Head
+from ratelimitd.http.second_reader cimport SecondReader
+from ratelimitd.limits.decision cimport Client, Limiter
+from ratelimitd.proxy.deadlines cimport Wheel
+from ratelimitd.proxy.upstream cimport Upstream
+
+
+cdef enum Outcome:
+    FORWARDED = 0
+    LIMITED
+    SHED
+    DENIED
+    MALFORMED
+    TIMEOUT
+    UPSTREAM_ERROR
+    CLIENT_GONE
+
+
+cdef class Route:
+    cdef:
+        readonly object matcher  # None: every request
+        readonly Upstream upstream
+
+
+cdef class Policy:
+    cdef:
+        readonly Limiter limiter
+        readonly tuple routes
+        Route only_route  # set when there is nothing to choose
+        Forwarding forwarding
+        readonly object replies
+        readonly object identify
+        bint needs_text
+        bint rate_limit_fields
+        Py_ssize_t head_bound
+        Py_ssize_t target_bound
+        int64_t body_bound
+        int64_t buffer_bound
+        int connections_bound
+        uint64_t head_ms
+        uint64_t body_ms
+        uint64_t idle_ms
+        uint64_t response_ms
+        Head head  # of requests; shared, since a head is used up before the next is parsed
+
+
+cdef class Live:
+    cdef:
+        readonly Policy policy
+        readonly Wheel wheel
+        readonly set connections
+        readonly bint draining
+        SecondReader second_reader
+        int64_t* slots
+        bytes date_line
+        int bytes_in_slot
+        int bytes_out_slot
+        int overhead_slot
+        int refused_total_slot
+        int64_t request_bounds[32]
+        int64_t overhead_bounds[32]
+        int request_bound_count
+        int overhead_bound_count
+
+    cdef void observe(self, int slot, int64_t* bounds, int count, int64_t duration_us) noexcept
+
+
+cdef class Listener:
+    cdef:
+        readonly Live live
+        readonly str bind
+        bytes scheme
+        int outcome_slot  # of the first outcome; the others follow
+        int active_slot
+        int idle_slot

@@ -1,0 +1,102 @@
+# cython: boundscheck=False, wraparound=False, initializedcheck=False
+"""What all connections of one worker share, and the one place where a reload takes effect.
+
+`Live.policy` is the only thing that a reload replaces, in one assignment: a request takes it once and is
+served by it to its end. Everything in a Policy is compiled from one configuration and never changes.
+Counters are 64-bit words of the worker's own page; counting is an addition.
+"""
+
+from libc.stdint cimport int64_t
+
+from ratelimitd.http.forwarding cimport Forwarding
+from ratelimitd.http.head cimport Head
+from ratelimitd.http.second_reader cimport SecondReader
+from ratelimitd.limits.decision cimport Limiter
+from ratelimitd.proxy.deadlines cimport Wheel
+from ratelimitd.proxy.upstream cimport Upstream
+
+
+cdef class Route:
+    def __init__(self, matcher, Upstream upstream):
+        self.matcher = matcher
+        self.upstream = upstream
+
+
+cdef class Policy:
+    """One configuration as the data plane uses it. `identify(peer, values of the believed field)` returns the
+    Client, and `routes` are tried in order."""
+
+    def __init__(self, config, Limiter limiter, tuple routes, Forwarding forwarding, replies, identify):
+        self.limiter = limiter
+        self.routes = routes
+        self.forwarding = forwarding
+        self.replies = replies
+        self.identify = identify
+        if len(routes) == 1 and routes[0].matcher is None:
+            self.only_route = routes[0]
+        self.needs_text = limiter.needs_text or self.only_route is None
+        self.rate_limit_fields = config.headers.rate_limit
+        self.head_bound = config.bounds.head
+        self.target_bound = config.bounds.target
+        self.body_bound = config.bounds.body or (1 << 62)
+        self.buffer_bound = config.bounds.buffer
+        self.connections_bound = config.bounds.connections
+        self.head_ms = config.timeouts.head_ms
+        self.body_ms = config.timeouts.body_ms
+        self.idle_ms = config.timeouts.idle_ms
+        self.response_ms = config.timeouts.response_ms
+        self.head = Head(config.bounds.headers)
+
+
+cdef class Live:
+    """The state of a worker. `measures` says which word of `slots` counts what."""
+
+    def __init__(self, Wheel wheel, int64_t[::1] slots, measures):
+        self.wheel = wheel
+        self.connections = set()
+        self.second_reader = SecondReader()
+        self.slots = &slots[0]
+        self.bytes_in_slot = measures.bytes_in
+        self.bytes_out_slot = measures.bytes_out
+        self.overhead_slot = measures.overhead
+        self.refused_total_slot = measures.refused_total
+        self.request_bound_count = len(measures.request_bounds_us)
+        self.overhead_bound_count = len(measures.overhead_bounds_us)
+        for i, bound in enumerate(measures.request_bounds_us):
+            self.request_bounds[i] = bound
+        for i, bound in enumerate(measures.overhead_bounds_us):
+            self.overhead_bounds[i] = bound
+
+    def swap(self, Policy policy):
+        """From now on every new request is served by `policy`."""
+        self.policy = policy
+
+    def tick(self, bytes date_line):
+        """`date_line` is the Date of replies until the next call."""
+        self.date_line = date_line
+
+    def drain(self):
+        """No connection is kept for another request any more; those that are idle end now."""
+        self.draining = True
+        for connection in list(self.connections):
+            connection.close_if_idle()
+
+    cdef void observe(self, int slot, int64_t* bounds, int count, int64_t duration_us) noexcept:
+        """Counts a duration into the histogram at `slot`: one word per bound, one above them, then the sum."""
+        cdef int i = 0
+        while i < count and duration_us > bounds[i]:
+            i += 1
+        self.slots[slot + i] += 1
+        self.slots[slot + count + 1] += duration_us
+
+
+cdef class Listener:
+    """One address where clients connect, and the words that count what came in there."""
+
+    def __init__(self, Live live, str bind, bytes scheme, int outcome_slot, int active_slot, int idle_slot):
+        self.live = live
+        self.bind = bind
+        self.scheme = scheme
+        self.outcome_slot = outcome_slot
+        self.active_slot = active_slot
+        self.idle_slot = idle_slot

@@ -1,0 +1,186 @@
+"""The program of a worker: it accepts, decides and forwards, and does nothing else.
+
+A fresh program, started by the supervisor with two descriptors: its channel and the shared segment. It loads
+all that it needs before it takes the first order. Signals that mean something to the supervisor are ignored
+here; when the channel closes, whatever closed it, the worker stops accepting and finishes what it has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import email.utils
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import uvloop
+
+from ratelimitd.config.model import Config
+from ratelimitd.errors import RatelimitdError
+from ratelimitd.limits.table import Table
+from ratelimitd.proxy import measures, orders
+from ratelimitd.proxy.channel import Channel
+from ratelimitd.proxy.client import ClientConnection
+from ratelimitd.proxy.compiling import Compiler
+from ratelimitd.proxy.deadlines import Wheel
+from ratelimitd.proxy.live import Listener, Live, Policy
+from ratelimitd.segment.memory import Segment, boottime_us
+
+if TYPE_CHECKING:
+    from ratelimitd.segment.pages import Page
+
+TICK_MS: Final = 50
+# As large as the kernel allows: a surge waits in the queue of a socket, not in retransmitted SYNs.
+BACKLOG: Final = 65_535
+_IGNORED: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
+
+
+class Worker:
+    """One worker process, from its first order to its end."""
+
+    def __init__(self, segment: Segment, control: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+        self._segment = segment
+        self._loop = loop
+        self._ended: asyncio.Future[None] = loop.create_future()
+        self._channel = Channel(control, loop, self._ordered, self._drain)
+        self._servers: list[asyncio.Server] = []
+        self._config: Config | None = None
+        self._compiled: tuple[int, Config, Policy] | None = None
+        self._drain_by_us = 0
+        self._page: Page
+        self._live: Live
+        self._compiler: Compiler
+
+    async def run(self) -> None:
+        await self._ended
+
+    def _ordered(self, order: orders.Message, fds: list[int]) -> None:
+        match order:
+            case orders.Start():
+                self._loop.create_task(self._start(order, fds))
+            case orders.Compile():
+                self._compile(order)
+            case orders.Swap():
+                self._swap(order)
+            case orders.Drain():
+                self._drain()
+            case orders.Stop():
+                self._end()
+
+    async def _start(self, order: orders.Start, fds: list[int]) -> None:
+        try:
+            await self._serve(order, fds)
+        except (RatelimitdError, OSError) as error:
+            self._channel.send(orders.Failed(f"cannot serve: {error}"))
+            self._end()
+            return
+        self._channel.send(orders.Ready())
+
+    async def _serve(self, order: orders.Start, fds: list[int]) -> None:
+        segment = self._segment
+        self._page = segment.page(order.page)
+        self._config = msgspec.msgpack.decode(order.config, type=Config)
+        shape = segment.table
+        table = Table(segment.memory, shape.offset, shape.stripes, shape.buckets_per_stripe)
+        wheel = Wheel(TICK_MS)
+        self._live = Live(wheel, self._page.slots, measures.measures(segment.registry))
+        self._compiler = Compiler(segment, table, self._page.slots, wheel, self._loop)
+        self._live.swap(self._compiler.compile(self._config, order.generation + 1))
+        self._tick(time.monotonic_ns())
+        for bind, fd in zip(order.listeners, fds, strict=True):
+            await self._listen(bind, socket.socket(fileno=fd))
+        # What is loaded now stays: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+
+    async def _listen(self, bind: str, sock: socket.socket) -> None:
+        slots = measures.listener_slots(self._segment.registry, bind)
+        listener = Listener(self._live, bind, b"http", slots.first_outcome, slots.active, slots.idle)
+        create = self._loop.create_unix_server if sock.family == socket.AF_UNIX else self._loop.create_server
+        sock.setblocking(False)
+        self._servers.append(await create(lambda: ClientConnection(listener), sock=sock, backlog=BACKLOG))
+
+    def _tick(self, due_ns: int) -> None:
+        """Twenty times a second: deadlines, the Date of replies, a sign of life, and how late all that is."""
+        now_ns = time.monotonic_ns()
+        lag_us = max(0, now_ns - due_ns) // 1000
+        wall_s = time.time()
+        self._live.tick(f"Date: {email.utils.formatdate(wall_s, usegmt=True)}\r\n".encode("ascii"))
+        self._page.beat(boottime_us(), lag_us)
+        self._live.wheel.advance(self._live.wheel.now + max(1, (now_ns - due_ns) // (TICK_MS * 1_000_000) + 1))
+        if self._drain_by_us and self._is_drained():
+            self._channel.send(orders.Drained())
+            self._end()
+            return
+        self._loop.call_later(TICK_MS / 1000, self._tick, now_ns + TICK_MS * 1_000_000)
+
+    def _compile(self, order: orders.Compile) -> None:
+        try:
+            config = msgspec.msgpack.decode(order.config, type=Config)
+            self._compiled = (order.generation, config, self._compiler.compile(config, order.generation + 1))
+        except (RatelimitdError, KeyError, ValueError) as error:
+            self._channel.send(orders.Failed(f"cannot compile the configuration: {error}"))
+            return
+        self._channel.send(orders.Compiled(order.generation))
+
+    def _swap(self, order: orders.Swap) -> None:
+        if self._compiled is None or self._compiled[0] != order.generation:
+            self._channel.send(orders.Failed(f"generation {order.generation} was not compiled"))
+            return
+        _, self._config, policy = self._compiled
+        self._compiled = None
+        self._live.swap(policy)
+        self._channel.send(orders.Swapped(order.generation))
+
+    def _drain(self) -> None:
+        """Accept nothing more and finish what is there, within `timeouts.drain`."""
+        if self._config is None:
+            self._end()
+            return
+        if self._drain_by_us:
+            return
+        self._drain_by_us = boottime_us() + self._config.timeouts.drain_ms * 1000
+        for server in self._servers:
+            server.close()
+        self._live.drain()
+
+    def _is_drained(self) -> bool:
+        return not self._live.connections or boottime_us() > self._drain_by_us
+
+    def _end(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+
+async def _run(control_fd: int, segment_fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    worker = Worker(Segment.attach(segment_fd), socket.socket(fileno=control_fd), loop)
+    await worker.run()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="ratelimitd-worker", description="Started by the supervisor only.")
+    parser.add_argument("--control", type=int, required=True)
+    parser.add_argument("--segment", type=int, required=True)
+    arguments = parser.parse_args()
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)
+    os.set_inheritable(arguments.control, False)
+    os.set_inheritable(arguments.segment, False)
+    try:
+        uvloop.run(_run(arguments.control, arguments.segment))
+    except RatelimitdError as error:
+        print(f"worker: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
