@@ -69,9 +69,9 @@ class Exposition:
         """Body and content type for an Accept field; plain text for one that makes no sense."""
         try:
             encode, content_type = choose_encoder(accept)
-            return encode(self._registry), content_type
-        except ValueError:
-            return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
+        except (TypeError, ValueError):  # the library's own, for a version that is no number
+            encode, content_type = generate_latest, CONTENT_TYPE_PLAIN_0_0_4
+        return encode(self._registry), content_type
 
 
 def _family(metric: Metric, series: Iterable[Series], pages: Sequence[Page]) -> Family:

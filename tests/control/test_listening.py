@@ -1,0 +1,159 @@
+"""Sockets: one for each worker on one port, and never one that another program has."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ratelimitd.config.model import Listener
+from ratelimitd.control.listening import Listening, UnixSocket, open_tcp
+from ratelimitd.errors import StartError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def tcp(port: int, host: str = "127.0.0.1") -> Listener:
+    return Listener(bind=f"{host}:{port}", host=host, port=port)
+
+
+def port_of(listening: Listening) -> int:
+    return int(listening.addresses()[0].rpartition(":")[2])
+
+
+def name_of(fd: int) -> object:
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        return sock.getsockname()
+
+
+def test_each_worker_has_its_own_socket_on_the_same_port() -> None:
+    listening = Listening.open([tcp(0), tcp(0, "localhost")], workers=3)
+    descriptors = [listening.for_worker(index) for index in range(3)]
+    assert [bind for bind, _ in descriptors[0]] == ["127.0.0.1:0", "localhost:0"]
+    assert len({fd for pairs in descriptors for _, fd in pairs}) == 6
+    for position in range(2):
+        assert len({name_of(pairs[position][1]) for pairs in descriptors}) == 1
+    listening.close()
+
+
+def test_the_kernel_spreads_connections_over_the_sockets() -> None:
+    sockets = open_tcp("127.0.0.1", 0, 2)
+    clients = [socket.create_connection(sockets[0].getsockname()) for _ in range(40)]
+    taken = []
+    for sock in sockets:
+        sock.setblocking(False)
+        taken.append(0)
+        while True:
+            try:
+                sock.accept()[0].close()
+            except BlockingIOError:
+                break
+            taken[-1] += 1
+    assert sum(taken) == 40
+    assert min(taken) > 0
+    for opened in [*clients, *sockets]:
+        opened.close()
+
+
+def test_a_port_of_another_set_is_refused_and_leaves_nothing_open() -> None:
+    first = Listening.open([tcp(0)], workers=2)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(StartError, match="another program listens there already"):
+        Listening.open([tcp(0), tcp(port_of(first))], workers=2)
+    assert len(os.listdir("/proc/self/fd")) == before
+    first.close()
+
+
+def test_a_wildcard_over_a_taken_address_is_refused() -> None:
+    first = Listening.open([tcp(0)], workers=1)
+    with pytest.raises(StartError, match="another program"):
+        Listening.open([tcp(port_of(first), "0.0.0.0")], workers=1)
+    first.close()
+
+
+def test_ipv6_leaves_the_port_to_ipv4() -> None:
+    six = Listening.open([tcp(0, "::1")], workers=1)
+    assert six.addresses()[0].startswith("[::1]:")
+    Listening.open([tcp(port_of(six))], workers=1).close()
+    six.close()
+
+
+def test_a_name_that_is_unknown_is_refused() -> None:
+    with pytest.raises(StartError, match=r"the name 'no-such-host\.invalid' does not resolve"):
+        open_tcp("no-such-host.invalid", 80, 1)
+
+
+def test_sockets_of_systemd_are_not_supported_yet() -> None:
+    with pytest.raises(StartError, match="not supported by this version"):
+        Listening.open([Listener(bind="systemd:http", systemd_name="http")], workers=1)
+
+
+@pytest.mark.parametrize("mode", [0o660, 0o666])
+def test_mode_of_a_unix_socket(tmp_path: Path, mode: int) -> None:
+    unix = UnixSocket(str(tmp_path / "s"), mode)
+    assert stat.S_IMODE(unix.path.stat().st_mode) == mode
+    unix.close()
+    assert not unix.path.exists()
+
+
+def test_a_live_unix_socket_is_left_alone(tmp_path: Path) -> None:
+    unix = UnixSocket(str(tmp_path / "s"), 0o666)
+    with pytest.raises(StartError, match="another program listens there"):
+        UnixSocket(str(tmp_path / "s"), 0o666)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(unix.path))
+    unix.close()
+
+
+def test_a_live_unix_socket_with_a_full_queue_is_left_alone(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as busy:
+        busy.bind(str(tmp_path / "s"))
+        busy.listen(0)
+        clients = []
+        while True:
+            clients.append(socket.socket(socket.AF_UNIX))
+            clients[-1].setblocking(False)
+            if clients[-1].connect_ex(str(tmp_path / "s")) == errno.EAGAIN:
+                break
+        with pytest.raises(StartError, match="another program listens there"):
+            UnixSocket(str(tmp_path / "s"), 0o666)
+        for client in clients:
+            client.close()
+
+
+def test_a_stale_unix_socket_is_replaced(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as old:
+        old.bind(str(tmp_path / "s"))
+    unix = UnixSocket(str(tmp_path / "s"), 0o666)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(unix.path))
+    unix.close()
+
+
+def test_a_path_that_another_daemon_took_since_is_not_removed(tmp_path: Path) -> None:
+    first = UnixSocket(str(tmp_path / "s"), 0o666)
+    first.path.unlink()
+    second = UnixSocket(str(tmp_path / "s"), 0o666)
+    first.close()
+    assert second.path.exists()
+    second.close()
+
+
+def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "s").write_text("precious")
+    with pytest.raises(StartError, match="something that is no socket"):
+        UnixSocket(str(tmp_path / "s"), 0o666)
+    assert (tmp_path / "s").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("missing/s", "the directory .*/missing does not exist"), ("s" * 120, "107 bytes")]
+)
+def test_paths_that_cannot_be_used(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(StartError, match=message):
+        UnixSocket(str(tmp_path / name), 0o666)
