@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 def siphash24(data: bytes, secret: bytes) -> int: ...
+
 @final
 class Table:
     def __new__(

@@ -11,7 +11,7 @@
 #define RATELIMITD_TABLE_LAYOUT_H
 
 #ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* pthread_mutex_clocklock */
+#define _GNU_SOURCE /* pthread_mutex_clocklock: this header comes before all others */
 #endif
 #include <pthread.h>
 #include <stdatomic.h>

@@ -7,9 +7,9 @@
 #ifndef RATELIMITD_TABLE_PLACES_H
 #define RATELIMITD_TABLE_PLACES_H
 
-#include <string.h>
-
 #include "table_window.h"
+
+#include <string.h>
 
 typedef struct {
     Bucket *bucket;

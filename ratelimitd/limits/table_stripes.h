@@ -7,10 +7,10 @@
 #ifndef RATELIMITD_TABLE_STRIPES_H
 #define RATELIMITD_TABLE_STRIPES_H
 
+#include "table_layout.h"
+
 #include <errno.h>
 #include <time.h>
-
-#include "table_layout.h"
 
 #define STRIPE_WAIT_NS 10000000u
 #define STRIPE_BUSY_NS 100000000u
