@@ -44,7 +44,7 @@ lint: build-dev ## ruff, mypy, the stubs of the compiled modules, the rules of t
 
 bench-quick: build-dev ## CPU per request beside nginx, HAProxy and a bare relay, in under two minutes
 	@scripts/prepare bench
-	$(BIN)/python benchmarks/quick.py
+	$(BIN)/python -m benchmarks.quick
 
 build: .venv/.runtime ## the virtual environment and the compiled modules
 	@$(BIN)/python setup.py -q build_ext --inplace

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import os
 import shutil
 import signal
@@ -29,17 +30,15 @@ ANSWER: Final = b"thirty-seven bytes from a real server"
 _FIRST_PORT: Final = 12_000
 _PORTS_EACH: Final = 1_000
 _PROCESSES: Final = 20
-_taken = 0
+_places = itertools.count(os.getpid() * 31)
 
 
 def free_port() -> int:
     """A port of the loopback address that nobody listens on."""
-    global _taken  # noqa: PLW0603
     process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw-1").removeprefix("gw")) + 1
     first = _FIRST_PORT + process % _PROCESSES * _PORTS_EACH
     for _ in range(_PORTS_EACH):
-        port = first + (os.getpid() * 31 + _taken) % _PORTS_EACH
-        _taken += 1
+        port = first + next(_places) % _PORTS_EACH
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((LOOPBACK, port))
             return port
