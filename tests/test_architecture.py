@@ -166,7 +166,7 @@ def test_opens_with_a_docstring_and_stays_short(path: Path) -> None:
     assert text.count("\n") <= LONGEST_MODULE
 
 
-FUNCTION = re.compile(r"^(\s*)(?:async\s+def|def|cpdef|cdef)\b[^\n=]*\(")
+FUNCTION = re.compile(r"^(\s*)(?:async\s+def|def|cpdef|cdef)\b(?!\s+class)[^\n=]*\(")
 
 
 def functions(path: Path) -> list[tuple[str, int]]:

@@ -15,4 +15,6 @@ cdef class ChunkedReader:
 
     cdef Py_ssize_t feed(self, bytes data, Py_ssize_t start, bint collect)
     cdef bytes take_content(self)
-    cdef Py_ssize_t _fail(self, str fault)
+    cdef bint _step(self, uint8_t c)
+    cdef void _line_ended(self) noexcept
+    cdef bint _refuse(self, str fault)

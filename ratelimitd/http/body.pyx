@@ -7,7 +7,7 @@ unchanged; the content without its framing is collected only for a client that d
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint64_t
 
 cdef enum:
     SIZE
@@ -40,9 +40,9 @@ cdef class ChunkedReader:
         self.fault = ""
         self._content = []
 
-    cdef Py_ssize_t _fail(self, str fault):
+    cdef bint _refuse(self, str fault):
         self.fault = fault
-        return -1
+        return False
 
     cdef bytes take_content(self):
         """The content seen since the last call, without chunk framing."""
@@ -56,65 +56,68 @@ cdef class ChunkedReader:
         cdef Py_ssize_t end = PyBytes_GET_SIZE(data)
         cdef Py_ssize_t at = start
         cdef Py_ssize_t n
-        cdef int digit
-        cdef uint8_t c
-        while at < end:
+        while at < end and not self.complete:
             if self._state == DATA:
-                n = <Py_ssize_t>min(self._left, <unsigned long long>(end - at))
+                n = <Py_ssize_t>min(self._left, <uint64_t>(end - at))
                 if collect:
                     self._content.append(data[at : at + n])
                 at += n
                 self._left -= n
                 if self._left == 0:
                     self._state = DATA_CR
-                continue
-            c = base[at]
-            at += 1
-            if self._state == SIZE:
-                digit = hex_digit(c)
-                if digit >= 0:
-                    self._digits += 1
-                    if self._digits > 15:
-                        return self._fail("a chunk size of more than 15 digits")
-                    self._left = self._left * 16 + digit
-                elif self._digits == 0:
-                    return self._fail("a chunk without a size")
-                elif c == c"\r":
-                    self._state = SIZE_LF
-                elif c == c";":
-                    self._state = EXTENSION
-                else:
-                    return self._fail("a chunk size that is no hex number")
-            elif self._state == EXTENSION or self._state == TRAILER:
-                self._overhead += 1
-                if c == c"\r":
-                    self._state = SIZE_LF if self._state == EXTENSION else TRAILER_LF
-                elif (c < 0x20 and c != c"\t") or c == 0x7F:
-                    return self._fail("a control character in a chunk extension or trailer")
-                elif self._overhead > MOST_OVERHEAD:
-                    return self._fail("chunk extensions or trailers of more than 8 KiB")
-            elif self._state == DATA_CR:
-                if c != c"\r":
-                    return self._fail("a chunk that is longer than its size")
-                self._state = DATA_LF
-            elif self._state == LINE_START:
-                self._state = LAST_LF if c == c"\r" else TRAILER
-                if c < 0x21 and c != c"\r":
-                    return self._fail("a trailer that starts with a space or a control character")
+            elif self._step(base[at]):
+                at += 1
             else:
-                if c != c"\n":
-                    return self._fail("a CR without LF in the chunk framing")
-                if self._state == LAST_LF:
-                    self.complete = True
-                    return at
-                if self._state == SIZE_LF:
-                    self._state = DATA if self._left else LINE_START
-                elif self._state == DATA_LF:
-                    self._state = SIZE
-                else:
-                    self._state = LINE_START
-                self._digits = 0
+                return -1
         return at
+
+    cdef bint _step(self, uint8_t c):
+        """One byte of framing; False: it cannot stand here."""
+        cdef int digit
+        if self._state == SIZE:
+            digit = hex_digit(c)
+            if digit >= 0:
+                self._digits += 1
+                self._left = self._left * 16 + digit
+                return self._digits <= 15 or self._refuse("a chunk size of more than 15 digits")
+            if self._digits == 0:
+                return self._refuse("a chunk without a size")
+            if c != c"\r" and c != c";":
+                return self._refuse("a chunk size that is no hex number")
+            self._state = SIZE_LF if c == c"\r" else EXTENSION
+        elif self._state == EXTENSION or self._state == TRAILER:
+            self._overhead += 1
+            if c == c"\r":
+                self._state = SIZE_LF if self._state == EXTENSION else TRAILER_LF
+            elif (c < 0x20 and c != c"\t") or c == 0x7F:
+                return self._refuse("a control character in a chunk extension or trailer")
+            elif self._overhead > MOST_OVERHEAD:
+                return self._refuse("chunk extensions or trailers of more than 8 KiB")
+        elif self._state == DATA_CR:
+            if c != c"\r":
+                return self._refuse("a chunk that is longer than its size")
+            self._state = DATA_LF
+        elif self._state == LINE_START:
+            if c < 0x21 and c != c"\r":
+                return self._refuse("a trailer that starts with a space or a control character")
+            self._state = LAST_LF if c == c"\r" else TRAILER
+        elif c != c"\n":
+            return self._refuse("a CR without LF in the chunk framing")
+        else:
+            self._line_ended()
+        return True
+
+    cdef void _line_ended(self) noexcept:
+        """The LF of a line of framing was read."""
+        self._digits = 0
+        if self._state == LAST_LF:
+            self.complete = True
+        elif self._state == SIZE_LF:
+            self._state = DATA if self._left else LINE_START
+        elif self._state == DATA_LF:
+            self._state = SIZE
+        else:
+            self._state = LINE_START
 
     def read(self, data: bytes) -> tuple[int, bytes]:
         """(how far the body reaches in `data`, the content in it); raises ValueError."""

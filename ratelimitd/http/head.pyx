@@ -5,18 +5,13 @@ A head is looked for line by line and parsed once, when it is whole. Whatever RF
 refused: bare LF, obs-fold, space before a colon, several or signed lengths, any transfer coding but one
 final `chunked`, a missing or second Host. What is accepted is never rebuilt: `render` copies the original
 bytes between the fields that must go and adds what the proxy has to say.
-For the hot path the result is this object's own memory, reused by the next parse; `read_request` and
-`read_response` give frozen values for everything else.
+The result is this object's own memory, reused by the next parse; `values` has frozen ones.
 """
-
-import msgspec
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memchr, memcmp, memcpy
-
-from ratelimitd.errors import ClientFault, UpstreamFault
 
 cdef extern from "ratelimitd/http/scan.h":
     uint8_t NAME_BYTE[256]
@@ -449,85 +444,3 @@ cdef inline bint equal_names(const uint8_t* a, const uint8_t* b, size_t n) noexc
         if NAME_BYTE[a[i]] != NAME_BYTE[b[i]]:
             return False
     return True
-
-
-class RequestHead(msgspec.Struct, frozen=True):
-    """A request head as values. `fields` are (name, value) as they came, `forwarded` those that go on."""
-
-    method: bytes
-    target: bytes
-    minor: int
-    fields: tuple[tuple[bytes, bytes], ...]
-    forwarded: tuple[tuple[bytes, bytes], ...]
-    content_length: int | None
-    chunked: bool
-    keep_alive: bool
-    end: int
-
-
-class ResponseHead(msgspec.Struct, frozen=True):
-    """The head of an answer as values; `end` is the offset behind it."""
-
-    status: int
-    minor: int
-    fields: tuple[tuple[bytes, bytes], ...]
-    forwarded: tuple[tuple[bytes, bytes], ...]
-    content_length: int | None
-    chunked: bool
-    keep_alive: bool
-    end: int
-
-
-cdef tuple _fields(Head head, bint forwarded):
-    return tuple([
-        (
-            PyBytes_FromStringAndSize(
-                <const char*>head.base + head.fields[i].start, head.fields[i].name_end - head.fields[i].start
-            ),
-            head.value(i),
-        )
-        for i in range(head.count)
-        if not (forwarded and head.fields[i].drop)
-    ])
-
-
-def head_end(data: bytes, start: int = 0, resume: int = 0) -> tuple[int, int]:
-    """(offset behind the head that starts at `start`, offset to resume at); the first is 0 while the head is
-    not whole and -1 for a line that ends in a bare LF."""
-    cdef size_t at = resume
-    cdef Py_ssize_t end = scan_head_end(<const uint8_t*>PyBytes_AS_STRING(data), len(data), start, &at)
-    return end, at
-
-
-def read_request(data: bytes, most_fields: int = 100, most_target: int = 8192) -> RequestHead | None:
-    """The request head at the start of `data`; None while it is not whole. Raises ClientFault."""
-    cdef Head head = Head(most_fields)
-    cdef size_t resume = 0
-    cdef Py_ssize_t end = head.find_end(data, 0, &resume)
-    cdef int status
-    if end == 0:
-        return None
-    if end < 0:
-        raise ClientFault(400, "a line ends in a bare LF")
-    status = head.parse_request(data, 0, end, most_target)
-    if status:
-        raise ClientFault(status, head.fault.decode())
-    return RequestHead(
-        head.method(), head.target(), head.minor, _fields(head, False), _fields(head, True),
-        None if head.content_length < 0 else head.content_length, head.chunked, head.keep_alive, end,
-    )
-
-
-def read_response(data: bytes, most_fields: int = 100) -> ResponseHead | None:
-    """The head of an answer at the start of `data`; None while it is not whole. Raises UpstreamFault."""
-    cdef Head head = Head(most_fields)
-    cdef size_t resume = 0
-    cdef Py_ssize_t end = head.find_end(data, 0, &resume)
-    if end == 0:
-        return None
-    if end < 0 or head.parse_response(data, 0, end):
-        raise UpstreamFault(502, "a line ends in a bare LF" if end < 0 else head.fault.decode())
-    return ResponseHead(
-        head.status, head.minor, _fields(head, False), _fields(head, True),
-        None if head.content_length < 0 else head.content_length, head.chunked, head.keep_alive, end,
-    )

@@ -14,7 +14,7 @@ from cpython.bytes cimport PyBytes_GET_SIZE
 cdef class Witness:
     """One parser of llhttp, fed with what our own scan says belongs to one request."""
 
-    def __init__(self):
+    def __cinit__(self):
         parser = HttpRequestParser(self)
         self._feed = parser.feed_data
 
@@ -36,7 +36,7 @@ cdef class Witness:
 cdef class SecondReader:
     """One for a worker: while requests have no body, one parser reads them all."""
 
-    def __init__(self):
+    def __cinit__(self):
         self._spare = Witness()
 
     cdef bint agrees(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint has_body, bint keep_alive):

@@ -54,12 +54,12 @@ def normal_host(host: bytes) -> str:
     """A Host value as it is compared: no port, no trailing dot, lower case."""
     text = host.decode("latin-1").lower()
     name = text[: text.rindex("]") + 1] if text.startswith("[") and "]" in text else text.partition(":")[0]
-    return name[:-1] if name.endswith(".") else name
+    return name.removesuffix(".")
 
 
 @dataclasses.dataclass(slots=True)
 class RequestText:
-    """One request in comparable form; `header` gives the first value of a field, by its name in lower case."""
+    """One request in comparable form; `header` gives the first value of a field by its lower-case name."""
 
     method: str
     host: str
@@ -73,7 +73,9 @@ class Matcher:
     def __init__(self, match: Match, *, for_limit: bool) -> None:
         self._for_limit: Final = for_limit
         self._methods: Final = frozenset(match.method)
-        self._hosts: Final = _patterns(tuple(normal_host(host.encode("latin-1", "replace")) for host in match.host))
+        self._hosts: Final = _patterns(
+            tuple(normal_host(host.encode("latin-1", "replace")) for host in match.host)
+        )
         self._headers: Final = tuple((name.lower(), _patterns((value,))) for name, value in match.header)
         paths = tuple(normal_path(path.encode("utf-8")) for path in match.path)
         self._paths: Final = _patterns(tuple(map(limit_path, paths)) if for_limit else paths, trees=True)

@@ -43,7 +43,7 @@ def client_bytes(client: str, ipv4_prefix: int = 32, ipv6_prefix: int = 64) -> b
 
 
 class Networks:
-    """A set of networks, in CIDR notation; looking an address up costs one bisection, however many there are."""
+    """A set of networks, in CIDR notation; an address is looked up by one bisection."""
 
     def __init__(self, networks: Iterable[str]) -> None:
         v4, v6 = [], []
@@ -73,11 +73,19 @@ class Networks:
         return at >= 0 and int(parsed) <= lasts[at]
 
 
-def _ranges(networks: list[ipaddress.IPv4Network] | list[ipaddress.IPv6Network]) -> tuple[list[int], list[int]]:
-    merged = list(ipaddress.collapse_addresses(networks))
-    return [int(network.network_address) for network in merged], [
-        int(network.broadcast_address) for network in merged
-    ]
+def _ranges(
+    networks: list[ipaddress.IPv4Network] | list[ipaddress.IPv6Network],
+) -> tuple[list[int], list[int]]:
+    """First and last addresses of the networks, in order, without overlaps."""
+    firsts: list[int] = []
+    lasts: list[int] = []
+    for first, last in sorted((int(n.network_address), int(n.broadcast_address)) for n in networks):
+        if lasts and first <= lasts[-1] + 1:
+            lasts[-1] = max(lasts[-1], last)
+        else:
+            firsts.append(first)
+            lasts.append(last)
+    return firsts, lasts
 
 
 def forwarded_client(peer: str, entries: list[str], trusted: Networks) -> str:
@@ -121,7 +129,11 @@ def _without_port(entry: str) -> str:
     """`192.0.2.1:80`, `[2001:db8::1]:80`, `[2001:db8::1]` and bare addresses."""
     if entry.startswith("["):
         inside, bracket, rest = entry[1:].partition("]")
-        return inside if bracket and (not rest or (rest[0] == ":" and rest[1:].isascii() and rest[1:].isdigit())) else ""
+        return (
+            inside
+            if bracket and (not rest or (rest[0] == ":" and rest[1:].isascii() and rest[1:].isdigit()))
+            else ""
+        )
     if entry.count(":") == 1:
         host, _, port = entry.partition(":")
         return host if port.isascii() and port.isdigit() else ""

@@ -23,7 +23,7 @@ class Dialer:
     async def __call__(
         self, server: Server, factory: Callable[[], asyncio.BaseProtocol]
     ) -> tuple[asyncio.BaseTransport, asyncio.BaseProtocol]:
-        """An open connection with the protocol that `factory` made. Raises OSError, TimeoutError among them."""
+        """An open connection with the protocol of `factory`. Raises OSError, TimeoutError among them."""
         async with asyncio.timeout(self._connect_s):
             if server.unix_path:
                 return await self._loop.create_unix_connection(factory, server.unix_path)

@@ -10,7 +10,14 @@ import functools
 from typing import TYPE_CHECKING, Final
 
 from ratelimitd.limits.decision import Client
-from ratelimitd.limits.keys import Networks, address, client_bytes, forwarded, forwarded_client, x_forwarded_for
+from ratelimitd.limits.keys import (
+    Networks,
+    address,
+    client_bytes,
+    forwarded,
+    forwarded_client,
+    x_forwarded_for,
+)
 
 if TYPE_CHECKING:
     from ratelimitd.config.model import Clients

@@ -44,7 +44,10 @@ class ServerSlots:
 
 
 def measures(registry: Registry) -> Measures:
-    refused = {reason: registry.series("ratelimitd_connections_refused_total", (reason,)) for reason in REFUSED_REASONS}
+    refused = {
+        reason: registry.series("ratelimitd_connections_refused_total", (reason,))
+        for reason in REFUSED_REASONS
+    }
     return Measures(
         bytes_in=registry.series("ratelimitd_bytes_total", ("in",)),
         bytes_out=registry.series("ratelimitd_bytes_total", ("out",)),
@@ -65,7 +68,9 @@ def listener_slots(registry: Registry, bind: str) -> ListenerSlots:
 
 
 def server_slots(registry: Registry, upstream: str, server: str) -> ServerSlots:
-    codes = [registry.series("ratelimitd_upstream_requests_total", (upstream, server, code)) for code in CODES]
+    codes = [
+        registry.series("ratelimitd_upstream_requests_total", (upstream, server, code)) for code in CODES
+    ]
     return ServerSlots(
         first_code=_consecutive(codes),
         in_flight=registry.series("ratelimitd_upstream_inflight", (upstream, server)),

@@ -72,6 +72,8 @@ class Worker:
                 self._drain()
             case orders.Stop():
                 self._end()
+            case _:
+                pass  # what workers say is not said to them
 
     async def _start(self, order: orders.Start, fds: list[int]) -> None:
         try:
@@ -113,7 +115,9 @@ class Worker:
         wall_s = time.time()
         self._live.tick(f"Date: {email.utils.formatdate(wall_s, usegmt=True)}\r\n".encode("ascii"))
         self._page.beat(boottime_us(), lag_us)
-        self._live.wheel.advance(self._live.wheel.now + max(1, (now_ns - due_ns) // (TICK_MS * 1_000_000) + 1))
+        self._live.wheel.advance(
+            self._live.wheel.now + max(1, (now_ns - due_ns) // (TICK_MS * 1_000_000) + 1)
+        )
         if self._drain_by_us and self._is_drained():
             self._channel.send(orders.Drained())
             self._end()

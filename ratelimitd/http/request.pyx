@@ -1,0 +1,97 @@
+# cython: boundscheck=False, wraparound=False, initializedcheck=False
+"""What a request asks for, and what its fields say of the answer: questions to a head that was parsed.
+
+The target in origin-form whatever form it came in, the values in which routes and limits compare it, what is
+accepted and believed. Nothing here changes the head.
+"""
+
+from libc.stdint cimport uint8_t
+
+from ratelimitd.http.head cimport RATELIMIT, RATELIMIT_POLICY, Head
+
+from ratelimitd.errors import ClientFault
+from ratelimitd.http.replies import wants_text
+from ratelimitd.http.target import RequestText, normal_host, normal_path
+
+
+cdef bint asks_for_h2c(Head head):
+    """Upgrade: h2c is an offer that is declined by going on with HTTP/1.1 (RFC 9110, 7.8)."""
+    cdef int at = head.find(b"upgrade")
+    return at >= 0 and head.value(at).lower() == b"h2c"
+
+
+cdef bint tells_rate_limit(Head head) noexcept:
+    """Whether the upstream has its own RateLimit fields: those are left alone."""
+    cdef int i
+    for i in range(head.count):
+        if head.fields[i].name == RATELIMIT or head.fields[i].name == RATELIMIT_POLICY:
+            return True
+    return False
+
+
+cdef bint accepts_text(Head head):
+    cdef int at = head.find(b"accept")
+    return at >= 0 and wants_text(head.value(at))
+
+
+cdef bint needs_care(Head head) noexcept:
+    """Whether the target is in absolute-form, or its path has more than one spelling."""
+    cdef const uint8_t* target = head.base + head.target_start
+    cdef Py_ssize_t n = head.target_end - head.target_start
+    cdef Py_ssize_t i
+    if target[0] != c"/":
+        return True
+    for i in range(n):
+        if target[i] == c"?":
+            return False
+        if target[i] == c"%" or target[i] == c"\\" or (target[i] == c"." and target[i - 1] == c"/"):
+            return True
+    return False
+
+
+cdef bytes origin_target(Head head):
+    """The target in origin-form. Raises ClientFault where an absolute one names another host than Host."""
+    target = head.target()
+    if target.startswith(b"/") or target == b"*":
+        return target
+    authority, slash, path = target.partition(b"://")[2].partition(b"/")
+    authority, question, query = authority.partition(b"?")
+    if b"@" in authority:
+        raise ClientFault(400, "the request target holds userinfo")
+    if head.host < 0 or authority.lower() != head.value(head.host).lower():
+        raise ClientFault(400, "the request target and the Host field name different hosts")
+    return b"/" + (question + query if question else path) if not (question and slash) else (
+        b"/" + question + query + slash + path
+    )
+
+
+cdef bytes origin_line(Head head):
+    """The request line as it is forwarded; None: as it came."""
+    if head.minor == 1 and head.base[head.target_start] == c"/":
+        return None
+    return b"%b %b HTTP/1.1\r\n" % (head.method(), origin_target(head))
+
+
+cdef object request_text(Head head, bytes method):
+    target = origin_target(head)
+    host = normal_host(head.value(head.host)) if head.host >= 0 else ""
+    path = normal_path(target) if target.startswith(b"/") else "*"
+
+    def header(name):
+        at = head.find(name.encode("latin-1"))
+        return None if at < 0 else head.value(at).decode("latin-1")
+
+    return RequestText(method.decode("ascii"), host, path, header)
+
+
+cdef bytes believed_values(Head head, bytes name):
+    """All values of the believed field, joined as one list; None without any."""
+    cdef int at
+    if name is None:
+        return None
+    values = []
+    at = head.find(name)
+    while at >= 0:
+        values.append(head.value(at))
+        at = head.find_next(name, at)
+    return b",".join(values) if values else None

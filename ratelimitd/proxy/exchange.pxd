@@ -1,0 +1,60 @@
+"""One client connection and the request in work on it; `exchange.pyx` says what it promises."""
+
+from libc.stdint cimport int64_t, uint64_t
+
+from ratelimitd.http.head cimport Head
+from ratelimitd.proxy.live cimport Listener, Live, Outcome, Policy, Route
+from ratelimitd.proxy.upstream cimport Downstream
+
+
+cdef enum State:
+    IDLE  # between requests
+    HEAD  # part of a head is there
+    BODY  # the body is read before a server is chosen
+    ASKED  # the request is with the upstream, or on its way there
+    ANSWERING
+    DISCARDING  # the rest of a body that nobody wants
+    LINGERING  # we have said our last word, and read so that it is not reset away
+    CLOSED
+
+
+cdef class Exchange(Downstream):
+    cdef:
+        Listener listener
+        Live live
+        object transport
+        object write
+        State state
+        bytes buffer  # what came and was not used up; in use from `at` on
+        Py_ssize_t at
+        size_t resume  # where to look on for the end of a head
+        bint reading_paused
+        bint write_paused
+        # of the request in work
+        Policy policy
+        Route route
+        bint keep_alive
+        bint closes
+        bint expects_continue
+        int64_t body_left  # of the request: bytes that were not read yet
+        list parts
+        bytes rate_lines
+        int64_t moved  # body bytes since the deadline was set
+        uint64_t started_us
+        uint64_t asked_us
+        uint64_t answered_us
+
+    cdef void serve(self)
+    cdef void begin_request(self, Policy policy)
+    cdef void reply(
+        self, int status, str detail, Outcome outcome, str limit, bytes added, bint unreadable, bint as_text
+    )
+    cdef void end_request(self, Outcome outcome)
+    cdef void await_next(self)
+    cdef void pause_reading(self, bint pause)
+    cdef void drop_upstream(self)
+    cdef void cut(self)
+    cdef void _answered(self)
+    cdef void _settle(self, bint close, bint unreadable)
+    cdef void _linger(self)
+    cdef void _close(self)

@@ -1,0 +1,238 @@
+# cython: boundscheck=False, wraparound=False, initializedcheck=False
+"""How a request of a client is answered, and what becomes of its connection then.
+
+The answer is the upstream's, passed on as it comes, or one of our own. Either way the request is counted
+once, and then the connection is kept, closed, cut or read empty: an unread rest of a body never passes for
+the next request, and a last answer is never lost to a reset. How requests come in is `client`'s business.
+"""
+
+from cpython.bytes cimport PyBytes_GET_SIZE
+from libc.stdint cimport int64_t, uint64_t
+
+from ratelimitd.http.head cimport Head
+from ratelimitd.http.request cimport tells_rate_limit
+from ratelimitd.proxy.clock cimport boottime_us
+from ratelimitd.proxy.live cimport FORWARDED, TIMEOUT, UPSTREAM_ERROR, Listener, Live, Outcome, Policy
+from ratelimitd.proxy.upstream cimport Downstream
+
+cdef enum:
+    MOST_DISCARDED = 65536
+    SPAN_BYTES = 16384  # what a body must move in each span of `timeouts.body`
+    DISCARD_MS = 1000
+    LINGER_MS = 2000
+
+cdef bytes NOTHING = b""
+
+
+cdef class Exchange(Downstream):
+    """A client's connection, seen from the request that is in work on it."""
+
+    cdef void serve(self):
+        """Reads on: requests that are in the buffer already."""
+
+    # --- the answer -----------------------------------------------------------------------------------
+
+    cdef void answer_interim(self, bytes head):
+        if self.minor == 1:
+            self.live.slots[self.live.bytes_out_slot] += PyBytes_GET_SIZE(head)
+            self.write(head)
+
+    cdef void answer_begins(self, Head head, bytes data, Py_ssize_t body_end, bint until_close, bint whole):
+        cdef bytes added = NOTHING
+        cdef bytes answer
+        self.request = None
+        self.state = ANSWERING
+        self.answered_us = self.connection.answered_us
+        self.closes = until_close or not self.keep_alive or self.body_left > 0 or self.live.draining
+        if PyBytes_GET_SIZE(self.rate_lines) and not tells_rate_limit(head):
+            added = self.rate_lines
+        if self.closes:
+            added += b"Connection: close\r\n"
+        elif self.minor == 0:
+            added += b"Connection: keep-alive\r\n"
+        answer = head.render(None, added, body_end)
+        self.live.slots[self.live.bytes_out_slot] += PyBytes_GET_SIZE(answer)
+        self.write(answer)
+        if whole:
+            self._answered()
+        else:
+            self.moved = 0
+            self.live.wheel.set(self, self.policy.body_ms)
+
+    cdef void answer_goes_on(self, bytes data, bint whole):
+        cdef Py_ssize_t n = PyBytes_GET_SIZE(data)
+        self.answered_us = self.connection.answered_us
+        self.moved += n
+        if n:
+            self.live.slots[self.live.bytes_out_slot] += n
+            self.write(data)
+        if whole:
+            self._answered()
+
+    cdef void _answered(self):
+        self.connection.release()
+        self.end_request(FORWARDED)
+        self._settle(self.closes, False)
+
+    cdef void answer_fails(self, int status, str detail):
+        cdef bytes added = b"Retry-After: 1\r\n" if status == 503 else NOTHING
+        self.reply(status, detail, UPSTREAM_ERROR, None, added, False, False)
+
+    cdef void answer_is_cut(self, str detail):
+        self.end_request(UPSTREAM_ERROR)
+        self.cut()
+
+    def pause_writing(self):
+        self.write_paused = True
+        if self.connection is not None:
+            self.connection.pause(True)
+
+    def resume_writing(self):
+        self.write_paused = False
+        if self.connection is not None:
+            self.connection.pause(False)
+        self.serve()
+
+    # --- replies of our own, and what follows a request -------------------------------------------------
+
+    cdef void reply(
+        self, int status, str detail, Outcome outcome, str limit, bytes added, bint unreadable, bint as_text
+    ):
+        """Answers the request in work by ourselves. `unreadable`: nothing behind it can be trusted."""
+        cdef int64_t here
+        cdef bint close
+        cdef bytes answer
+        if not unreadable:
+            here = min(self.body_left, <int64_t>(PyBytes_GET_SIZE(self.buffer) - self.at))
+            self.at += here
+            self.resume = self.at
+            self.body_left -= here
+        close = unreadable or not self.keep_alive or self.live.draining or (
+            self.body_left > 0 and (self.body_left > MOST_DISCARDED or self.expects_continue)
+        )
+        if self.minor == 0 and not close:
+            added += b"Connection: keep-alive\r\n"
+        reply = self.policy.replies.get(status, detail, limit=limit, as_text=as_text)
+        answer = reply.render(self.live.date_line + added, close=close, head_only=self.is_head)
+        self.live.slots[self.live.bytes_out_slot] += PyBytes_GET_SIZE(answer)
+        self.write(answer)
+        self.end_request(outcome)
+        self._settle(close, unreadable)
+
+    cdef void begin_request(self, Policy policy):
+        """From here on there is a request that will be counted; what it is, is not known yet."""
+        self.policy = policy
+        self.body_left = 0
+        self.is_head = self.expects_continue = False
+        self.keep_alive = True
+        self.minor = 1
+        self.route = None
+        self.witness = None
+        self.live.slots[self.listener.idle_slot] -= 1
+        self.live.slots[self.listener.active_slot] += 1
+
+    cdef void end_request(self, Outcome outcome):
+        """Counts the request in work, once."""
+        cdef Live live = self.live
+        cdef int64_t duration_us
+        cdef uint64_t now_us
+        live.slots[self.listener.outcome_slot + outcome] += 1
+        live.slots[self.listener.active_slot] -= 1
+        live.slots[self.listener.idle_slot] += 1
+        if outcome == FORWARDED:
+            now_us = boottime_us()
+            duration_us = now_us - self.started_us
+            live.observe(self.route.upstream.duration_slot, live.request_bounds, live.request_bound_count, duration_us)
+            duration_us -= self.answered_us - self.asked_us
+            live.observe(live.overhead_slot, live.overhead_bounds, live.overhead_bound_count, duration_us)
+
+    cdef void _settle(self, bint close, bint unreadable):
+        """The request is answered: what becomes of the connection, and of what was not read of a body."""
+        if close:
+            if self.body_left or unreadable:
+                self._linger()
+            else:
+                self._close()
+        elif self.body_left:
+            self.state = DISCARDING
+            self.live.wheel.set(self, DISCARD_MS)
+            self.pause_reading(False)
+        else:
+            self.await_next()
+
+    cdef void await_next(self):
+        """Ready for the next request, which may be in the buffer already."""
+        self.state = IDLE
+        self.pause_reading(False)
+        self.live.wheel.set(self, self.policy.idle_ms)
+        if self.at < PyBytes_GET_SIZE(self.buffer):
+            self.started_us = boottime_us()
+            self.serve()
+
+    cdef void _linger(self):
+        """Half-close and read on for a while: data that meets a closed socket would make the peer's system
+        throw our last answer away (RFC 9112, 9.6)."""
+        self.state = LINGERING
+        self.live.wheel.set(self, LINGER_MS)
+        self.pause_reading(False)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    cdef void _close(self):
+        self.state = CLOSED
+        self.transport.close()
+
+    cdef void cut(self):
+        """Ends the connection so that the client notices: what it has got is not all."""
+        self.state = CLOSED
+        self.transport.abort()
+
+    cdef void pause_reading(self, bint pause):
+        if pause != self.reading_paused:
+            self.reading_paused = pause
+            if pause:
+                self.transport.pause_reading()
+            else:
+                self.transport.resume_reading()
+
+    cdef void drop_upstream(self):
+        """Nobody wants the upstream's answer any more."""
+        if self.connection is not None:
+            self.connection.leave()
+        if self.attempt is not None:
+            self.attempt.asker = None
+            self.attempt = None
+        self.request = self.parts = None
+
+    # --- time ---------------------------------------------------------------------------------------------
+
+    cdef void expire(self):
+        """The deadline of the state is over."""
+        cdef bint moving = self.moved >= SPAN_BYTES
+        if self.state == HEAD:
+            self.begin_request(self.live.policy)
+            self.reply(408, "the head of the request took too long", TIMEOUT, None, NOTHING, True, False)
+        elif (self.state == BODY or self.state == ANSWERING or (self.state == ASKED and self.body_left)) and moving:
+            self.moved = 0
+            self.live.wheel.set(self, self.policy.body_ms)
+        elif self.state == BODY or (self.state == ASKED and self.body_left):
+            self.drop_upstream()
+            self.reply(408, "the body of the request took too long", TIMEOUT, None, NOTHING, True, False)
+        elif self.state == ASKED:
+            self.drop_upstream()
+            self.reply(504, "the web server did not answer in time", TIMEOUT, None, NOTHING, False, False)
+        elif self.state == ANSWERING:
+            self.drop_upstream()
+            self.end_request(TIMEOUT)
+            self.cut()
+        elif self.state == DISCARDING:
+            self._linger()
+        elif self.state == LINGERING:
+            self.cut()
+        else:
+            self._close()
+
+    def close_if_idle(self):
+        """For a worker that drains: a connection between two requests ends."""
+        if self.state == IDLE and self.at == PyBytes_GET_SIZE(self.buffer):
+            self._close()
