@@ -112,19 +112,26 @@ def _flags(given: argparse.Namespace) -> Flags:
     from ratelimitd.config.document import quote
 
     def read(flag: str, reader: Callable[[str], Any], text: str | None) -> Any:
+        if text is None:
+            return None
         try:
-            return None if text is None else reader(text)
+            return reader(text)
         except ValueError as error:
             given.usage(f"argument {flag}: {quote(text)} {error}")
 
-    return flags.Flags(
-        listen=read("--listen", flags.listen, given.listen),
-        servers=tuple(read("--upstream", flags.upstream, text) for text in given.upstream),
-        rates=tuple(read("--limit", flags.limit, text) for text in given.limit),
-        store=read("--store", flags.store, given.store),
-        workers=read("--workers", flags.workers, given.workers),
-        admin=read("--admin", addresses.tcp_bind, given.admin),
-    )
+    fields = {
+        "listen": read("--listen", flags.listen, given.listen),
+        "servers": tuple(read("--upstream", flags.upstream, text) for text in given.upstream),
+        "rates": tuple(read("--limit", flags.limit, text) for text in given.limit),
+        "store": read("--store", flags.store, given.store),
+        "workers": read("--workers", flags.workers, given.workers),
+        "admin": read("--admin", addresses.tcp_bind, given.admin),
+    }
+    try:
+        return flags.Flags(**fields)
+    except ValueError as error:
+        given.usage(f"argument --limit: {error}")
+        raise
 
 
 def _check(given: argparse.Namespace) -> int:

@@ -72,9 +72,9 @@ def server(text: str) -> dict[str, Any]:
 
 def network(text: str) -> str:
     """CIDR notation in one spelling; IPv4-mapped IPv6 is IPv4."""
+    if "%" in text:
+        raise ValueError("is no network")
     try:
-        if "%" in text:
-            raise ValueError
         found = ipaddress.ip_network(text)
     except ValueError:
         raise ValueError(_why_no_network(text)) from None

@@ -103,10 +103,14 @@ def read_bytes(path: str, largest: int = LARGEST_FILE, mention: Place | None = N
     subject = f"the file {quote(path)}" if mention else "the file"
     try:
         # O_NONBLOCK: opening a FIFO must not hang.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise place.error(f"{subject} is no regular file")
-            data = file.read(largest + 1)
+            with open(descriptor, "rb", closefd=False) as file:
+                data = file.read(largest + 1)
+        finally:
+            os.close(descriptor)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise place.error(f"{subject} cannot be read: {reason}") from None
@@ -135,6 +139,11 @@ def decode(data: bytes, file: str) -> str:
     return text
 
 
+def _character_at(text: str, place: Place) -> str:
+    lines = text.split("\n", place.line)
+    return lines[place.line - 1][place.column - 1 : place.column] if len(lines) >= place.line else ""
+
+
 def _place_at(text: str, position: int, file: str) -> Place:
     before = text[:position]
     return Place(file, before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
@@ -152,12 +161,16 @@ def parse(data: bytes, file: str) -> Document:
         mark = error.problem_mark or error.context_mark
         place = Place(file, mark.line + 1, mark.column + 1) if mark else Place(file, 1, 1)
         what = ", ".join(part for part in (error.context, error.problem) if part)
+        if _character_at(text, place) == "\t":
+            what = "here is a tab, and only spaces indent"
         raise place.error(f"this is no YAML: {what}") from None
     except yaml.YAMLError as error:
         raise Place(file, 1, 1).error(f"this is no YAML: {quote(str(error))}") from None
     finally:
         loader.dispose()
     root = builder.root
+    if builder.problems and not isinstance(root, Mapping):
+        raise ConfigError(tuple(builder.problems))
     if root is None or (isinstance(root, Scalar) and root.type == "null"):
         raise Place(file, 1, 1).error("the file is empty: expected settings such as `upstreams:`")
     if not isinstance(root, Mapping):

@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 
 from ratelimitd.config import addresses, checks, limits, model, units, unsupported
-from ratelimitd.config.document import quote
 from ratelimitd.config.sections import MOST_WORKERS
 
 DEFAULT_UPSTREAM = "default"
@@ -20,7 +19,7 @@ DEFAULT_UPSTREAM = "default"
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """What was given; None and () mean that nothing was."""
+    """What was given; None and () mean that nothing was. ValueError when two flags contradict each other."""
 
     listen: model.Listener | None = None
     servers: tuple[model.Server, ...] = ()
@@ -28,6 +27,18 @@ class Flags:
     store: str | None = None
     workers: int | None = None
     admin: tuple[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        windows: set[tuple[str, int]] = set()
+        keys: dict[str, str] = {}
+        for per, rate in self.rates:
+            name = _limit_name(per)
+            if keys.setdefault(name, per) != per:
+                raise ValueError(f"there are two limits of the name {name}: for {keys[name]} and for {per}")
+            if (per, rate.window_us) in windows:
+                window = units.format_duration(rate.window_us // 1_000)
+                raise ValueError(f"the limit {name} has two rates with the window {window}")
+            windows.add((per, rate.window_us))
 
 
 def listen(text: str) -> model.Listener:
@@ -46,8 +57,6 @@ def limit(text: str) -> tuple[str, model.Rate]:
     """`RATE` for each client, or `PER=RATE`."""
     per, _, rate = text.rpartition("=")
     key = limits.per(per or "client")
-    if re.fullmatch(limits.PER_PATTERN, key) is None:
-        raise ValueError(f"has the unknown key {quote(per)} (known: {limits.PER_WORDS})")
     _refuse_unsupported("limits[].per[]", key)
     return key, units.rate(rate)
 

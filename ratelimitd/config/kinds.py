@@ -58,7 +58,8 @@ class Single(Kind):
             hint = ": put it in quotes" if self.types == _TEXT else ""
             if types == _TEXT and plain.core_type(text) in self.types:
                 hint = ": remove the quotes"
-            raise context.error(node.place, f"expected {self.expected}, {found(node)}{hint}")
+            shown = Scalar(node.place, text, quoted=types == _TEXT)
+            raise context.error(node.place, f"expected {self.expected}, {found(shown)}{hint}")
         try:
             return self.parse(text)
         except ValueError as error:
@@ -124,11 +125,13 @@ def whole(least: int, most: int, words: collections.Mapping[str, Any] | None = N
     """A whole number within bounds."""
 
     def parse(written: str) -> int:
+        if plain.core_type(written) != "whole":
+            raise ValueError("is no whole number")
         if len(written) > 18:
             raise ValueError("is out of range")
         return _within(int(written, 16 if written.startswith("0x") else 10), least, most)
 
-    expected = "".join(f"{word} or " for word in words or {}) + f"a whole number from {least} to {most}"
+    expected = _or(words) + f"a whole number from {least} to {most}"
     schema = {"type": "integer", "minimum": least, "maximum": most}
     return Single(expected, parse, schema, frozenset({"whole"}), words or {})
 
@@ -142,6 +145,11 @@ def fraction() -> Single:
 
     schema = {"type": "number", "minimum": 0, "maximum": 1}
     return Single("a number from 0.0 to 1.0", parse, schema, frozenset({"whole", "decimal"}))
+
+
+def _or(words: collections.Mapping[str, Any] | None) -> str:
+    """The words that may stand instead of a value, for what is expected."""
+    return f"{', '.join(words)} or " if words else ""
 
 
 def _within(value: int, least: int, most: int) -> int:
@@ -159,10 +167,7 @@ def _unit(
     words: collections.Mapping[str, Any] | None,
 ) -> Single:
     """A whole number that is written with a unit, within bounds."""
-    expected = (
-        "".join(f"{word} or " for word in words or {})
-        + f"{noun}, from {write(bounds[0])} to {write(bounds[1])}"
-    )
+    expected = _or(words) + f"{noun}, from {write(bounds[0])} to {write(bounds[1])}"
     schema = {"type": ["string", "integer"], "pattern": f"^{pattern}$"}
     return Single(expected, lambda text: _within(parse(text), *bounds), schema, _ANY, words or {}, write)
 
@@ -192,13 +197,18 @@ def share() -> Single:
     return Single(f"{units.SHARE}, from 0% to 100%", units.share, schema, write=units.format_share)
 
 
+def key(kind: Single) -> Single:
+    """`kind` before a colon, where quotes make no difference."""
+    return dataclasses.replace(kind, types=_ANY)
+
+
 def name(noun: str) -> Single:
     """A name of the operator's choice; it becomes a label of metrics and a text in headers."""
     return text(f"{noun}: letters, digits, `.`, `_` and `-`, at most 64", NAME_PATTERN)
 
 
 def header_name(words: collections.Mapping[str, Any] | None = None) -> Single:
-    expected = "".join(f"{word} or " for word in words or {}) + "the name of a header"
+    expected = _or(words) + "the name of a header"
     return text(expected, TOKEN_PATTERN, convert=str.lower, words=words)
 
 

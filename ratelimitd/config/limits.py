@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections import abc as collections
 from typing import Any
 
@@ -16,11 +18,14 @@ PER_PATTERN = rf"client|global|host|path|method|(header|cookie|query):{kinds.TOK
 
 def per(text: str) -> str:
     """One part of a key; names of headers are compared in lower case."""
+    if re.fullmatch(PER_PATTERN, text) is None:
+        close = difflib.get_close_matches(text[:60], ("client", "global", "host", "path", "method"), n=1)
+        raise ValueError(f"is no key{f' (did you mean {close[0]}?)' if close else ''}")
     source, _, name = text.partition(":")
     return f"header:{name.lower()}" if source == "header" else text
 
 
-PER = kinds.text(PER_WORDS, PER_PATTERN, per)
+PER = kinds.text(PER_WORDS, convert=per, editors=PER_PATTERN)
 
 RATES = ListOf(
     kinds.rate(), lone=True, unique=lambda rate: units.format_duration(rate.window_us // 1_000), noun="window"

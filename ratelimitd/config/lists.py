@@ -29,22 +29,33 @@ def lines_of(node: Scalar, name: str) -> collections.Iterator[tuple[str, Place]]
             yield entry, Place(path, number, line.index(entry) + 1)
 
 
-@dataclasses.dataclass(frozen=True)
 class NetworkList(ListOf):
-    """Networks, some of them perhaps in files."""
+    """Networks, some of them perhaps in files. One that is listed twice, as in joined lists, is one."""
 
-    def _expand(self, item: Node, context: Context) -> collections.Iterable[tuple[Any, Place]]:
-        text, _ = kinds.scalar_text(item, context, addresses.NETWORK)
-        if not isinstance(item, Scalar) or not text.startswith(_FILE):
-            yield from super()._expand(item, context)
-            return
+    def _read_items(self, items: tuple[Node, ...], context: Context) -> tuple[str, ...]:
         problems: list[Problem] = []
-        for entry, place in lines_of(item, text):
-            try:
-                yield addresses.network(entry), place
-            except ValueError as error:
-                problems.append(place.problem(f"{quote(entry)} {error}; expected {addresses.NETWORK}"))
+        values: dict[str, None] = {}
+        for item in items:
+            with collecting(problems):
+                text, _ = kinds.scalar_text(item, context, addresses.NETWORK)
+                if isinstance(item, Scalar) and text.startswith(_FILE):
+                    values |= dict.fromkeys(_networks_in(item, text))
+                else:
+                    values[self.item.read(item, context)] = None
         raise_all(problems)
+        return tuple(values)
+
+
+def _networks_in(node: Scalar, name: str) -> list[str]:
+    problems: list[Problem] = []
+    networks: list[str] = []
+    for entry, place in lines_of(node, name):
+        try:
+            networks.append(addresses.network(entry))
+        except ValueError as error:
+            problems.append(place.problem(f"{quote(entry)} {error}; expected {addresses.NETWORK}"))
+    raise_all(problems)
+    return networks
 
 
 @dataclasses.dataclass(frozen=True)

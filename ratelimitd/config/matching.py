@@ -5,25 +5,37 @@ from __future__ import annotations
 import dataclasses
 import re
 from typing import Any
+from urllib.parse import unquote
 
 from ratelimitd.config import kinds, model
 from ratelimitd.config.document import Node, quote
 from ratelimitd.config.reader import Context, Kind, ListOf, MapOf, Section, Setting, did_you_mean
 
 _PATH = "a path such as /login or /api/*"
-_HOST_PATTERN = r"[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\]"
+_HOST_PATTERN = r"[A-Za-z0-9._*-]{1,253}|\[[0-9A-Fa-f:.]+\]"
 
 
 def _path(text: str) -> str:
     if not text.startswith("/"):
         raise ValueError("does not begin with /")
-    if "*" in text[:-1]:
-        raise ValueError("has a * before its end, where it stands for any rest")
     if "?" in text or "#" in text:
         raise ValueError("has a query or a fragment, which are never part of a path")
     if re.search(r"%(?![0-9A-Fa-f]{2})", text):
         raise ValueError("has a % without two hexadecimal digits")
+    if "%00" in text:
+        raise ValueError("has %00, which no request may have")
+    if _climbs(text):
+        raise ValueError("climbs above the root, which no request may do")
     return text
+
+
+def _climbs(path: str) -> bool:
+    depth = 0
+    for segment in re.split(r"[/\\]+", unquote(path).strip("/\\")):
+        depth += {"..": -1, ".": 0}.get(segment, 1)
+        if depth < 0:
+            return True
+    return False
 
 
 def _method(text: str) -> str:
@@ -43,13 +55,13 @@ MATCH = Section(
         Setting(
             "host",
             ListOf(kinds.text("a host name without port", _HOST_PATTERN), lone=True, noun="host"),
-            "Host that is asked for, or a list of them; case and port do not matter.",
+            "Host that is asked for, or a list of them; * is any rest; case and port do not matter.",
             example="shop.example",
         ),
         Setting(
             "path",
             ListOf(kinds.text(_PATH, convert=_path), lone=True, noun="path"),
-            "Path, or a list of them; a * at the end stands for any rest.",
+            "Path, or a list of them; * is any rest, and /api/* is also /api.",
             example="/api/*",
         ),
         Setting(
@@ -62,8 +74,8 @@ MATCH = Section(
         ),
         Setting(
             "header",
-            MapOf(kinds.header_name(), kinds.header_value(), noun="a mapping of names to values"),
-            "Headers that must all have these values.",
+            MapOf(kinds.key(kinds.header_name()), kinds.header_value(), noun="a mapping of names to values"),
+            "Headers that must all have these values; * is any rest.",
             example={"X-Plan": "gold"},
         ),
     ),

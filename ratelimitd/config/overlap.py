@@ -1,8 +1,8 @@
 """How many rates of a configuration can apply to one request.
 
-A request is a host, a path and a method here; whatever a limit says about headers is taken to hold, so the
-answer may be too high for limits that only headers tell apart, and is never too low. Paths are compared as
-limits compare them: decoded, without case, closing slash and parameters.
+A request is a host, a path and a method here. What a limit says about headers is taken to hold, and so is a
+host with a `*`; of a path only what stands before the first `*` counts. So the answer may be too high, and is
+never too low. Paths are compared as limits compare them: decoded, without case, closing slash and parameters.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
+import posixpath
+import re
 from collections.abc import Callable, Iterable
 from urllib.parse import unquote
 
@@ -20,7 +22,7 @@ def most_rates(limits: tuple[Limit, ...]) -> int:
     weights = [len(limit.rates) for limit in limits]
     if sum(weights) == 0:
         return 0
-    hosts = _masks([[_host(host) for host in limit.match.host] for limit in limits], operator.eq)
+    hosts = _masks([_hosts(limit.match.host) for limit in limits], operator.eq)
     paths = _masks([[_path(path) for path in limit.match.path] for limit in limits], _path_covers)
     methods = _masks([list(limit.match.method) for limit in limits], operator.eq)
     met = {functools.reduce(operator.and_, masks) for masks in itertools.product(hosts, paths, methods)}
@@ -42,13 +44,15 @@ def _masks(patterns: list[list[str]], covers: Callable[[str, str], bool]) -> set
     return masks
 
 
-def _host(text: str) -> str:
-    return text.lower().removesuffix(".")
+def _hosts(texts: tuple[str, ...]) -> list[str]:
+    return [] if any("*" in text for text in texts) else [text.lower().removesuffix(".") for text in texts]
 
 
 def _path(text: str) -> str:
-    decoded = unquote(text, errors="replace").replace("\\", "/").lower()
-    return decoded if decoded == "/" else decoded.partition(";")[0].removesuffix("/")
+    before, star, _ = text.partition("*")
+    decoded = unquote(before, encoding="latin-1").replace("\\", "/")
+    folded = re.sub(r";[^/]*", "", re.sub(r"/+", "/", decoded)).casefold()
+    return posixpath.normpath(f"{folded}{star}")
 
 
 def _path_covers(pattern: str, path: str) -> bool:

@@ -38,7 +38,7 @@ _SURPRISES: tuple[tuple[re.Pattern[str], str], ...] = (
         "some YAML readers take it for an octal number: write it without the leading 0, or in quotes",
     ),
     (
-        re.compile(r"[-+]?(0x)?[0-9][0-9a-fA-F]*_[0-9a-fA-F_]*(\.[0-9_]*)?"),
+        re.compile(r"[-+]?[0-9]+_[0-9_]*(\.[0-9_]*)?|[-+]?0x[0-9a-fA-F]*_[0-9a-fA-F_]*"),
         "some YAML readers ignore the underscore in a number: write it without, or put it in quotes",
     ),
     (

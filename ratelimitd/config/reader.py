@@ -111,7 +111,7 @@ class Setting:
     field: str | None = None  # None: the same as `name`
     required: bool = False
     restart: bool = False
-    example: Any = None  # what the manual shows where nothing is the default
+    example: Any = None  # what the manual shows where there is no default
 
     @property
     def target(self) -> str:
@@ -119,12 +119,11 @@ class Setting:
 
     def default(self, struct: type[msgspec.Struct]) -> Any:
         """The default as it would be written; None when leaving the setting out means nothing."""
-        if self.required:
+        if self.required or self.example is not None:
             return None
         if self.target == SPREAD:
             return self.kind.show(defaults(struct))
-        value = defaults(struct).get(self.target)
-        return None if value in NOTHING else self.kind.show(value)
+        return self.kind.show(defaults(struct)[self.target])
 
 
 def defaults(struct: type[msgspec.Struct]) -> dict[str, Any]:
@@ -222,6 +221,13 @@ def read_supported(kind: Kind, node: Node, context: Context) -> Any:
     return value
 
 
+def refuse_twice(places: dict[Any, Place], value: Any, place: Place, noun: str) -> None:
+    """Remembers where `value` stands; it may stand only once."""
+    first = places.setdefault(value, place)
+    if first is not place:
+        raise place.error(f"duplicate {noun} {quote(str(value))}: it stands in line {first.line} already")
+
+
 @dataclasses.dataclass(frozen=True)
 class ListOf(Kind):
     """A list of one kind, or with `lone` also one such value without brackets; no value twice."""
@@ -248,19 +254,11 @@ class ListOf(Kind):
         places: dict[Any, Place] = {}
         for item in items:
             with collecting(problems):
-                for value, place in self._expand(item, context):
-                    first = places.setdefault(self.unique(value), place)
-                    if first is not place:
-                        what = quote(str(self.unique(value)))
-                        raise place.error(
-                            f"duplicate {self.noun} {what}: it stands in line {first.line} already"
-                        )
-                    values.append(value)
+                value = read_supported(self.item, item, context)
+                refuse_twice(places, self.unique(value), item.place, self.noun)
+                values.append(value)
         raise_all(problems)
         return tuple(values)
-
-    def _expand(self, item: Node, context: Context) -> collections.Iterable[tuple[Any, Place]]:
-        yield read_supported(self.item, item, context), item.place
 
     def schema(self) -> dict[str, Any]:
         item = self.item.schema()
@@ -286,9 +284,11 @@ class MapOf(Kind):
             raise context.error(node.place, f"expected {self.noun}, {found(node)}")
         problems: list[Problem] = []
         values: list[Any] = []
+        places: dict[Any, Place] = {}
         for key, item in node.entries:
             with collecting(problems):
                 name = self.key.read(key, context)
+                refuse_twice(places, name, key.place, "key")
                 values.append(self.build(name, read_supported(self.value, item, context.inside(".*"))))
         raise_all(problems)
         return tuple(values)
@@ -327,7 +327,7 @@ class Either(Kind):
     mapping: Kind
 
     def read(self, node: Node, context: Context) -> Any:
-        return (self.scalar if isinstance(node, Scalar) else self.mapping).read(node, context)
+        return (self.mapping if isinstance(node, Mapping) else self.scalar).read(node, context)
 
     def schema(self) -> dict[str, Any]:
         return {"anyOf": [self.scalar.schema(), self.mapping.schema()]}

@@ -30,7 +30,7 @@ REPLY = Section(
         Setting(
             "headers",
             MapOf(
-                kinds.text("the name of a header", kinds.TOKEN_PATTERN, _header),
+                kinds.key(kinds.text("the name of a header", kinds.TOKEN_PATTERN, _header)),
                 kinds.header_value(),
                 noun="a mapping of names to values",
             ),
@@ -42,7 +42,7 @@ REPLY = Section(
 )
 
 REPLIES = MapOf(
-    kinds.whole(400, 599),
+    kinds.key(kinds.whole(400, 599)),
     REPLY,
     lambda status, fields: model.ReplyOverride(status=status, **fields),
     "a mapping of statuses to replies",

@@ -303,7 +303,7 @@ ROOT = Fields(
         Setting(
             "upstreams",
             MapOf(
-                kinds.name("the name of an upstream"),
+                kinds.key(kinds.name("the name of an upstream")),
                 UPSTREAM,
                 lambda name, fields: model.Upstream(name=name, **fields),
                 "a mapping of names to upstreams",

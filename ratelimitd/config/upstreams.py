@@ -113,6 +113,7 @@ UPSTREAM = Fields(
             kinds.duration(0, _DAY_MS),
             "Time over which a server that came back gets its full share.",
             field="slow_start_ms",
+            example="30s",
         ),
         Setting(
             "concurrency",
