@@ -36,7 +36,7 @@ class ConfigError(RatelimitdError):
 
 
 class StartError(RatelimitdError):
-    """The daemon cannot start or serve here: an address in use, a missing right, a name that does not resolve."""
+    """The daemon cannot serve here: an address in use, a missing right, a name that does not resolve."""
 
 
 class SegmentError(RatelimitdError):
