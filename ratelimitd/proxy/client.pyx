@@ -136,6 +136,7 @@ cdef class ClientConnection(Exchange):
     cdef void _take_head(self, Head head):
         """One whole head, well formed: on with the request."""
         cdef bytes method = head.method()
+        self.witness = None
         self.minor = head.minor
         self.keep_alive = head.keep_alive
         self.is_head = head.is_head

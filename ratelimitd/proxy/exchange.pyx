@@ -127,7 +127,6 @@ cdef class Exchange(Downstream):
         self.keep_alive = True
         self.minor = 1
         self.route = None
-        self.witness = None
         self.live.slots[self.listener.idle_slot] -= 1
         self.live.slots[self.listener.active_slot] += 1
 
