@@ -187,7 +187,7 @@ def _remove_stale(path: Path) -> None:
 def _reason(error: OSError, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
         return (
-            "another program listens there already; stop it or choose another port "
+            "the port is in use, another program listens there; stop it or choose another port "
             f"(`ss -ltnp 'sport = :{port}'` shows who it is)"
         )
     if error.errno == errno.EACCES:

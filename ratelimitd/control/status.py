@@ -25,7 +25,6 @@ class State(enum.Enum):
     STARTING = "starting"
     SERVING = "serving"
     DRAINING = "draining"
-    STOPPED = "stopped"
 
 
 @dataclasses.dataclass

@@ -1,6 +1,6 @@
 """The supervisor: puts the parts of the daemon together and takes them through its life.
 
-STARTING -> SERVING -> DRAINING -> STOPPED. It starts whole or not at all: sockets, segment, admin server and
+STARTING -> SERVING -> DRAINING -> gone. It starts whole or not at all: sockets, segment, admin server and
 every worker, then it says that it is ready. TERM or INT drains, a second one ends at once. Nothing on the way
 of a request runs here, so nothing here can slow one down.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import resource
@@ -18,12 +19,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from ratelimitd.config.flags import Flags
 from ratelimitd.control import catalogue, log
 from ratelimitd.control.admin import AdminServer
 from ratelimitd.control.census import Census
 from ratelimitd.control.cpus import available_cpus
 from ratelimitd.control.listening import Listening
 from ratelimitd.control.notify import Notifier
+from ratelimitd.control.reload import Reloader, read
 from ratelimitd.control.resolve import check_upstreams
 from ratelimitd.control.status import State, Status, Views
 from ratelimitd.control.workers import Workers
@@ -44,11 +47,20 @@ WORKER_COMMAND: Final = (sys.executable, "-P", "-m", "ratelimitd.proxy.worker")
 _STOP_S: Final = 1.0
 
 
-def run(config: Config, config_path: str | None, command: Sequence[str] = WORKER_COMMAND) -> int:
-    """Serve until a signal ends it. The exit code: 0 after a drain, 1 when it cannot start."""
+def run(
+    config: Config,
+    config_path: str | None,
+    flags: Flags | None = None,
+    *,
+    command: Sequence[str] = WORKER_COMMAND,
+) -> int:
+    """Serve until a signal ends it. The exit code: 0 after a drain, 1 when it cannot start.
+
+    `config` is what the file at `config_path` and `flags` make; a reload reads the file again.
+    """
     log.configure()
     try:
-        asyncio.run(Supervisor(config, config_path, command).run())
+        asyncio.run(Supervisor(config, config_path, flags, command).run())
     except RatelimitdError as error:
         logger.error("cannot start: %s", error)
         return 1
@@ -58,9 +70,12 @@ def run(config: Config, config_path: str | None, command: Sequence[str] = WORKER
 class Supervisor:
     """One daemon. `command` starts a worker."""
 
-    def __init__(self, config: Config, config_path: str | None, command: Sequence[str]) -> None:
+    def __init__(
+        self, config: Config, config_path: str | None, flags: Flags | None, command: Sequence[str]
+    ) -> None:
         self._config = config
         self._config_path = config_path
+        self._flags = flags
         self._command = command
         self._status = Status()
         self._stop = asyncio.Event()
@@ -83,7 +98,7 @@ class Supervisor:
                 await admin.open(self._config.admin)
                 if await self._start(workers):
                     self._announce(listening, count, admin.addresses)
-                    await self._serve(census)
+                    await self._serve(census, self._reloader(workers, segment))
                     await self._drain(workers, listening)
             finally:
                 workers.kill()
@@ -110,13 +125,19 @@ class Supervisor:
             logger.info("admin on %s", ", ".join(admin_addresses))
         self._notifier.ready(f"serving on {where}")
 
-    async def _serve(self, census: Census) -> None:
+    async def _serve(self, census: Census, reloader: Reloader) -> None:
         """Until a signal asks for the end."""
-        counting = asyncio.ensure_future(census.run())
-        pinging = asyncio.ensure_future(self._ping_watchdog())
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.request)
+        tasks = [
+            asyncio.ensure_future(work) for work in (census.run(), reloader.run(), self._ping_watchdog())
+        ]
         await self._stop.wait()
-        counting.cancel()
-        pinging.cancel()
+        for task in tasks:
+            task.cancel()
+
+    def _reloader(self, workers: Workers, segment: Segment) -> Reloader:
+        reader = functools.partial(read, self._config_path, self._flags or Flags())
+        return Reloader(self._config, reader, workers, segment.registry, self._status, self._notifier)
 
     async def _drain(self, workers: Workers, listening: Listening) -> None:
         self._status.state = State.DRAINING
@@ -148,7 +169,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop_asked, number)
         for number, what in (
-            (signal.SIGHUP, "reload"),
+            (signal.SIGHUP, "reload during the start"),
             (signal.SIGUSR1, "reopening logs"),
             (signal.SIGUSR2, "upgrade in place"),
         ):

@@ -17,7 +17,18 @@ from typing import TYPE_CHECKING, Final
 
 from ratelimitd.control.process import WorkerProcess, exit_text
 from ratelimitd.errors import StartError
-from ratelimitd.proxy.orders import Drain, Drained, Failed, Ready, Start, Stop
+from ratelimitd.proxy.orders import (
+    Compile,
+    Compiled,
+    Drain,
+    Drained,
+    Failed,
+    Ready,
+    Start,
+    Stop,
+    Swap,
+    Swapped,
+)
 from ratelimitd.segment import layout
 from ratelimitd.segment.memory import boottime_us
 from ratelimitd.segment.pages import Page, fold
@@ -64,6 +75,28 @@ class Worker:
     page: Page
     since_us: int  # when it entered its state
     life: Life = Life.STARTING
+    # Generations of the configuration: the last that it was asked to prepare and to put in force, and that
+    # it has said to have prepared and put in force.
+    asked_compile: int = 0
+    asked_swap: int = 0
+    compiled: int = 0
+    swapped: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Generation:
+    """A configuration and its number, counted from the start of the daemon."""
+
+    number: int
+    config: bytes  # msgpack, as workers get it
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reload:
+    """A step of a reload that workers have been asked for."""
+
+    is_done: Callable[[Worker], bool]
+    answered: asyncio.Future[None]
 
 
 def replacement_delay_ms(deaths: int) -> int:
@@ -88,7 +121,8 @@ class Workers:
         self._loop = asyncio.get_running_loop()
         self._workers: dict[int, Worker] = {}
         self._deaths: dict[int, deque[int]] = {index: deque() for index in range(count)}
-        self._config = b""
+        self._in_force = self._newest = _Generation(0, b"")
+        self._reload: _Reload | None = None
         self._replacing = True
         self._started: asyncio.Future[None] = self._loop.create_future()
         self._all_ended = asyncio.Event()
@@ -98,11 +132,26 @@ class Workers:
 
     async def start(self, config: bytes) -> None:
         """Start them all and wait until each accepts; StartError if one cannot."""
-        self._config = config
+        self._in_force = self._newest = _Generation(0, config)
         for index in range(self._count):
             self._spawn(index)
         self._loop.call_later(CHECK_EVERY_S, self._check)
         await self._started
+
+    async def compile(self, config: bytes, generation: int) -> None:
+        """Have every worker prepare `config`; StartError, and nothing has changed, if one cannot."""
+        self._newest = _Generation(generation, config)
+        try:
+            await self._reload_step(lambda worker: worker.compiled >= generation)
+        except StartError:
+            self._newest = self._in_force
+            raise
+
+    async def swap(self) -> None:
+        """Put in force, in every worker, what `compile` prepared; workers that start later begin with it."""
+        self._in_force = self._newest
+        generation = self._in_force.number
+        await self._reload_step(lambda worker: worker.swapped >= generation)
 
     def serving(self) -> int:
         """How many accept connections."""
@@ -158,11 +207,12 @@ class Workers:
         page_index = self._free_page()
         page = self._segment.page(page_index)
         page.claim(process.pid)
-        worker = Worker(index, process, page, boottime_us())
+        number = self._in_force.number
+        worker = Worker(index, process, page, boottime_us(), asked_compile=number, asked_swap=number)
         self._workers[index] = worker
         listeners = self._sockets(index)
         process.send(
-            Start(self._config, page_index, tuple(bind for bind, _ in listeners)),
+            Start(self._in_force.config, page_index, tuple(bind for bind, _ in listeners), number),
             [descriptor for _, descriptor in listeners],
         )
 
@@ -189,9 +239,17 @@ class Workers:
         match report:
             case Ready() if worker.life is Life.STARTING:
                 self._move(worker, Life.SERVING)
+                worker.compiled = worker.swapped = worker.asked_swap
+                self._update(worker)
                 self._note_ready(worker)
             case Failed(message=message):
                 self._failed(worker, message)
+            case Compiled(generation=generation):
+                worker.compiled = generation
+                self._note_reload()
+            case Swapped(generation=generation):
+                worker.swapped = generation
+                self._note_reload()
             case Drained():
                 logger.info("worker %d (pid %d) has drained", worker.index, worker.process.pid)
             case _:
@@ -205,7 +263,7 @@ class Workers:
 
     def _failed(self, worker: Worker, message: str) -> None:
         if worker.life is not Life.STARTING:
-            logger.error("worker %d (pid %d): %s", worker.index, worker.process.pid, message)
+            self._reload_failed(worker, message)
         elif self._started.done():
             logger.error("worker %d (pid %d) cannot start: %s", worker.index, worker.process.pid, message)
             self._move(worker, Life.KILLED)
@@ -218,6 +276,7 @@ class Workers:
         self._move(worker, Life.ENDED)
         fold(worker.page, self._segment.page(layout.BASE_PAGE), self._segment.registry.all_series())
         del self._workers[worker.index]
+        self._note_reload()
         how = exit_text(status)
         if not self._started.done() and self._replacing:
             self._started.set_exception(
@@ -242,6 +301,40 @@ class Workers:
             "worker %d (pid %d) %s; a new one is started %s", worker.index, worker.process.pid, how, when
         )
         self._loop.call_later(delay_ms / 1000, self._spawn, worker.index)
+
+    async def _reload_step(self, is_done: Callable[[Worker], bool]) -> None:
+        self._reload = _Reload(is_done, self._loop.create_future())
+        for worker in self._workers.values():
+            if worker.life is Life.SERVING:
+                self._update(worker)
+        self._note_reload()
+        try:
+            await self._reload.answered
+        finally:
+            self._reload = None
+
+    def _update(self, worker: Worker) -> None:
+        """Ask a worker that serves for what it was not asked for yet."""
+        if worker.asked_compile != self._newest.number:
+            worker.asked_compile = self._newest.number
+            worker.process.send(Compile(self._newest.config, self._newest.number))
+        if worker.asked_swap != self._in_force.number:
+            worker.asked_swap = self._in_force.number
+            worker.process.send(Swap(self._in_force.number))
+
+    def _note_reload(self) -> None:
+        """A step of a reload is over when all that serve have answered; one that starts is asked later."""
+        if self._reload is None or self._reload.answered.done():
+            return
+        serving = [worker for worker in self._workers.values() if worker.life is Life.SERVING]
+        if all(self._reload.is_done(worker) for worker in serving):
+            self._reload.answered.set_result(None)
+
+    def _reload_failed(self, worker: Worker, message: str) -> None:
+        if self._reload is not None and not self._reload.answered.done():
+            self._reload.answered.set_exception(StartError(message))
+        else:
+            logger.error("worker %d (pid %d): %s", worker.index, worker.process.pid, message)
 
     def _note_end(self) -> None:
         if not self._replacing and not self._workers:

@@ -24,11 +24,20 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 STUB = (sys.executable, str(Path(__file__).with_name("stub_worker.py")))
-PROGRAM = (
-    "import sys, msgspec; from ratelimitd.config.model import Config; "
-    "from ratelimitd.control.supervisor import run; "
-    "sys.exit(run(msgspec.json.decode(sys.argv[1], type=Config), None, sys.argv[2:] or None))"
-)
+PROGRAM = """
+import sys, msgspec
+from ratelimitd.config import load
+from ratelimitd.config.flags import Flags
+from ratelimitd.config.model import Config
+from ratelimitd.control.supervisor import run
+given, path, *command = sys.argv[1:]
+config, flags = msgspec.json.decode(given, type=Config), None
+if path:
+    admin = (config.admin.host, config.admin.port)
+    flags = Flags(listen=config.listen[0], workers=config.workers, admin=admin)
+    config = load.override(load.load_file(path).config, flags)
+sys.exit(run(config, path or None, flags, command=command))
+"""
 
 
 def listener(port: int = 0, host: str = "127.0.0.1") -> Listener:
@@ -48,7 +57,8 @@ def config(**changes: object) -> Config:
 
 
 class Daemon:
-    """A running supervisor. `command` starts its workers."""
+    """A running supervisor. `command` starts its workers; what the file at `path` says comes before `config`,
+    but for where it listens and how many workers it has."""
 
     def __init__(
         self,
@@ -56,10 +66,11 @@ class Daemon:
         command: Sequence[str] = STUB,
         environ: dict[str, str] | None = None,
         user: int | None = None,
+        path: str = "",
     ) -> None:
         self.lines: list[str] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, msgspec.json.encode(config).decode(), *command],
+            [sys.executable, "-c", PROGRAM, msgspec.json.encode(config).decode(), path, *command],
             stderr=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": str(ROOT)} | (environ or {}),
             cwd="/",
@@ -142,9 +153,10 @@ def daemon(
     command: Sequence[str] = STUB,
     environ: dict[str, str] | None = None,
     user: int | None = None,
+    path: str = "",
 ) -> Iterator[Daemon]:
     """A daemon that is gone afterwards, and said nothing that only a mistake of ours would make it say."""
-    started = Daemon(config, command, environ, user)
+    started = Daemon(config, command, environ, user, path)
     try:
         yield started
     finally:

@@ -16,7 +16,19 @@ import msgspec
 
 from ratelimitd.config.model import Config
 from ratelimitd.proxy.channel import Channel
-from ratelimitd.proxy.orders import Drain, Drained, Failed, Message, Ready, Start, Stop
+from ratelimitd.proxy.orders import (
+    Compile,
+    Compiled,
+    Drain,
+    Drained,
+    Failed,
+    Message,
+    Ready,
+    Start,
+    Stop,
+    Swap,
+    Swapped,
+)
 from ratelimitd.segment.memory import Segment, boottime_us
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -40,6 +52,14 @@ class StubWorker:
                 self.starting = asyncio.ensure_future(self.start(message, fds))
             case Drain():
                 self.drain()
+            case Compile(config=config, generation=generation):
+                compiled = msgspec.msgpack.decode(config, type=Config)
+                if compiled.headers.request_id == "x-refused":
+                    self.channel.send(Failed("the stub refuses this one"))
+                else:
+                    self.channel.send(Compiled(generation))
+            case Swap(generation=generation):
+                self.channel.send(Swapped(generation))
             case Stop():
                 self.ended.set()
             case _:

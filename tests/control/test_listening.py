@@ -63,7 +63,7 @@ def test_the_kernel_spreads_connections_over_the_sockets() -> None:
 def test_a_port_of_another_set_is_refused_and_leaves_nothing_open() -> None:
     first = Listening.open([tcp(0)], workers=2)
     before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(StartError, match="another program listens there already"):
+    with pytest.raises(StartError, match="the port is in use"):
         Listening.open([tcp(0), tcp(port_of(first))], workers=2)
     assert len(os.listdir("/proc/self/fd")) == before
     first.close()
@@ -71,7 +71,7 @@ def test_a_port_of_another_set_is_refused_and_leaves_nothing_open() -> None:
 
 def test_a_wildcard_over_a_taken_address_is_refused() -> None:
     first = Listening.open([tcp(0)], workers=1)
-    with pytest.raises(StartError, match="another program"):
+    with pytest.raises(StartError, match="the port is in use"):
         Listening.open([tcp(port_of(first), "0.0.0.0")], workers=1)
     first.close()
 
