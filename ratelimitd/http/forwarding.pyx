@@ -12,6 +12,7 @@ from libc.string cimport memcpy
 
 from ratelimitd.http.head cimport FORWARDED, Head, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO
 
+cdef const char* HEX = b"0123456789abcdef"
 cdef bytes HOST_PREFIX = b"X-Forwarded-Host: "
 cdef enum:
     ID_DIGITS = 32
@@ -158,5 +159,5 @@ cdef class Forwarding:
         halves[0] = mix(self.seed_high ^ self.seed_low)
         halves[1] = mix(self.seed_low)
         for i in range(ID_DIGITS):
-            digits[i] = b"0123456789abcdef"[(halves[i >> 4] >> (4 * (i & 15))) & 15]
+            digits[i] = HEX[(halves[i >> 4] >> (4 * (i & 15))) & 15]
         return PyBytes_FromStringAndSize(digits, ID_DIGITS)

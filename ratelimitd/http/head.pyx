@@ -18,8 +18,9 @@ cdef extern from "ratelimitd/http/scan.h":
     uint8_t TARGET_BYTE[256]
     uint8_t HOST_BYTE[256]
     void scan_prepare() noexcept nogil
-    size_t scan_name(const uint8_t* p, size_t n, uint8_t* name, size_t most, int* underscore) noexcept nogil
-    int scan_value_is_clean(const uint8_t* p, size_t n) noexcept nogil
+    size_t scan_name(const uint8_t* p, size_t n, int* underscore) noexcept nogil
+    int scan_is_name(const uint8_t* p, const char* lower, size_t n) noexcept nogil
+    size_t scan_text(const uint8_t* p, size_t n) noexcept nogil
     int scan_all(const uint8_t* table, const uint8_t* p, size_t n) noexcept nogil
     Py_ssize_t scan_head_end(const uint8_t* base, size_t length, size_t start, size_t* resume) noexcept nogil
 
@@ -36,31 +37,35 @@ METHODS = frozenset(
 )
 
 
+# Names we know, by length; looked through only where the length fits.
+cdef struct Known:
+    size_t length
+    const char* name
+    FieldName field
+
+cdef Known[18] KNOWN = [
+    Known(2, b"te", TE), Known(3, b"via", VIA), Known(4, b"host", HOST), Known(6, b"accept", ACCEPT),
+    Known(6, b"expect", EXPECT), Known(7, b"upgrade", UPGRADE), Known(9, b"forwarded", FORWARDED),
+    Known(9, b"ratelimit", RATELIMIT), Known(10, b"connection", CONNECTION), Known(10, b"keep-alive", KEEP_ALIVE),
+    Known(14, b"content-length", CONTENT_LENGTH), Known(14, b"http2-settings", HTTP2_SETTINGS),
+    Known(15, b"x-forwarded-for", X_FORWARDED_FOR), Known(16, b"x-forwarded-host", X_FORWARDED_HOST),
+    Known(16, b"proxy-connection", PROXY_CONNECTION), Known(16, b"ratelimit-policy", RATELIMIT_POLICY),
+    Known(17, b"x-forwarded-proto", X_FORWARDED_PROTO), Known(17, b"transfer-encoding", TRANSFER_ENCODING),
+]
+# FIRST_KNOWN[n] is where the names of n bytes start in KNOWN.
+cdef uint8_t[19] FIRST_KNOWN
+for _length in range(19):
+    FIRST_KNOWN[_length] = sum(KNOWN[i].length < _length for i in range(18))
+
+
 cdef inline FieldName classify(const uint8_t* name, size_t n) noexcept nogil:
-    """Which of the names we know this one (in lower case, `n` bytes) is."""
-    if n == 2 and memcmp(name, b"te", 2) == 0: return TE
-    if n == 3 and memcmp(name, b"via", 3) == 0: return VIA
-    if n == 4 and memcmp(name, b"host", 4) == 0: return HOST
-    if n == 6:
-        if memcmp(name, b"accept", 6) == 0: return ACCEPT
-        if memcmp(name, b"expect", 6) == 0: return EXPECT
-    if n == 7 and memcmp(name, b"upgrade", 7) == 0: return UPGRADE
-    if n == 9:
-        if memcmp(name, b"forwarded", 9) == 0: return FORWARDED
-        if memcmp(name, b"ratelimit", 9) == 0: return RATELIMIT
-    if n == 10:
-        if memcmp(name, b"connection", 10) == 0: return CONNECTION
-        if memcmp(name, b"keep-alive", 10) == 0: return KEEP_ALIVE
-    if n == 14 and memcmp(name, b"content-length", 14) == 0: return CONTENT_LENGTH
-    if n == 14 and memcmp(name, b"http2-settings", 14) == 0: return HTTP2_SETTINGS
-    if n == 15 and memcmp(name, b"x-forwarded-for", 15) == 0: return X_FORWARDED_FOR
-    if n == 16:
-        if memcmp(name, b"x-forwarded-host", 16) == 0: return X_FORWARDED_HOST
-        if memcmp(name, b"proxy-connection", 16) == 0: return PROXY_CONNECTION
-        if memcmp(name, b"ratelimit-policy", 16) == 0: return RATELIMIT_POLICY
-    if n == 17:
-        if memcmp(name, b"x-forwarded-proto", 17) == 0: return X_FORWARDED_PROTO
-        if memcmp(name, b"transfer-encoding", 17) == 0: return TRANSFER_ENCODING
+    """Which of the names we know this one is."""
+    cdef int i
+    if n > 17:
+        return OTHER
+    for i in range(FIRST_KNOWN[n], FIRST_KNOWN[n + 1]):
+        if (name[0] | 0x20) == <uint8_t>KNOWN[i].name[0] and scan_is_name(name, KNOWN[i].name, n):
+            return KNOWN[i].field
     return OTHER
 
 
@@ -186,7 +191,7 @@ cdef class Head:
         for i in range(9, 12):
             if not c"0" <= line[i] <= c"9":
                 return self._fail(502, b"the status is no number of three digits")
-        if not scan_value_is_clean(line + 12, n - 12):
+        if scan_text(line + 12, n - 12) != <size_t>(n - 12):
             return self._fail(502, b"the reason phrase holds a control character")
         self.minor = line[7] - c"0"
         self.status = (line[9] - c"0") * 100 + (line[10] - c"0") * 10 + line[11] - c"0"
@@ -199,9 +204,7 @@ cdef class Head:
         cdef const uint8_t* base = self.base
         cdef Py_ssize_t last = self.end - 2
         cdef Py_ssize_t line_end
-        cdef const uint8_t* lf
         cdef Field* field
-        cdef uint8_t name[32]
         cdef size_t length
         cdef int underscore
         self.fields_start = at
@@ -210,33 +213,32 @@ cdef class Head:
         while at < last:
             if self.count == self.capacity:
                 return self._fail(431, b"more fields than bounds.headers")
-            lf = <const uint8_t*>memchr(base + at, b"\n", self.end - at)
-            line_end = lf - base - 1
-            underscore = 0
-            length = scan_name(base + at, line_end - at, name, 32, &underscore)
-            if length == 0 or at + <Py_ssize_t>length >= line_end or base[at + length] != c":":
+            length = scan_name(base + at, last - at, &underscore)
+            if length == 0 or base[at + length] != c":":
                 return self._fail(400, b"a field must be a name, a colon and a value, in one line")
             field = &self.fields[self.count]
             field.start = at
             field.name_end = at + length
-            field.name = classify(name, length) if length <= 32 else OTHER
+            field.name = classify(base + at, length)
             if underscore and field.name != OTHER:
                 field.name = ALIAS
             field.drop = 0
             field.underscore = underscore
             self.underscores |= underscore
             at += length + 1
-            length = line_end
-            while at < line_end and (base[at] == c" " or base[at] == c"\t"):
+            while base[at] == c" " or base[at] == c"\t":
                 at += 1
-            while line_end > at and (base[line_end - 1] == c" " or base[line_end - 1] == c"\t"):
-                line_end -= 1
-            field.value_start = at
-            field.value_end = line_end
-            if not scan_value_is_clean(base + at, line_end - at):
+            line_end = at + scan_text(base + at, last - at)
+            if base[line_end] != c"\r" or base[line_end + 1] != c"\n":
                 return self._fail(400, b"a field value holds a control character")
+            field.value_start = at
+            at = line_end + 2
+            while line_end > <Py_ssize_t>field.value_start and (
+                base[line_end - 1] == c" " or base[line_end - 1] == c"\t"
+            ):
+                line_end -= 1
+            field.value_end = line_end
             self.count += 1
-            at = length + 2
         self.fields[self.count].start = at
         return 0
 

@@ -1,4 +1,4 @@
-/* Bytes of HTTP/1.1 fields, looked at one by one or eight at a time. No allocation, no state.
+/* Bytes of HTTP/1.1 fields, looked at one by one or sixteen at a time. No allocation, no state.
 
    NAME_BYTE maps a byte of a field name (RFC 9110, 5.6.2 `tchar`) to its lower case, anything else to 0.
    TARGET_BYTE is 1 for the bytes that a request target may hold: visible ASCII but `#` (RFC 9112, 3.2).
@@ -9,6 +9,9 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 static uint8_t NAME_BYTE[256];
 static uint8_t TARGET_BYTE[256];
@@ -26,37 +29,46 @@ static void scan_prepare(void) {
     for (c = 0x21; c <= 0x7e; c++) TARGET_BYTE[c] = c != '#';
 }
 
-/* Copies the name at `p` in lower case into `name` (room for `most` bytes; longer names are checked only).
-   Returns its length; the byte after it is no tchar. */
-static inline size_t scan_name(const uint8_t *p, size_t n, uint8_t *name, size_t most, int *underscore) {
+/* The length of the field name at `p`: the byte behind it is no tchar. */
+static inline size_t scan_name(const uint8_t *p, size_t n, int *underscore) {
     size_t i;
-    uint8_t c;
+    int found = 0;
     for (i = 0; i < n; i++) {
-        c = NAME_BYTE[p[i]];
+        uint8_t c = NAME_BYTE[p[i]];
         if (c == 0) break;
-        if (c == '_') { *underscore = 1; c = '-'; }
-        if (i < most) name[i] = c;
+        found |= c == '_';
     }
+    *underscore = found;
     return i;
 }
 
-/* 1 when no byte is a control character but HTAB (RFC 9110, 5.5; obs-text passes). Eight bytes a step. */
-static inline int scan_value_is_clean(const uint8_t *p, size_t n) {
-    const uint64_t ones = 0x0101010101010101ULL, high = 0x8080808080808080ULL;
-    uint64_t w, low, del, tab;
-    size_t i = 0;
-    for (; i + 8 <= n; i += 8) {
-        memcpy(&w, p + i, 8);
-        tab = w ^ (ones * 0x09);
-        tab = ~(((tab & ~high) + ~high) | tab) & high;       /* bytes that are HTAB */
-        low = (~(((w & ~high) + ones * 0x60) | w)) & high;   /* bytes under 0x20 */
-        del = w ^ (ones * 0x7f);
-        del = ~(((del & ~high) + ~high) | del) & high;       /* bytes that are DEL */
-        if ((low & ~tab) | del) return 0;
+/* Whether the name at `p` is `lower`, a name of `n` bytes in lower case; `_` counts as `-`. */
+static inline int scan_is_name(const uint8_t *p, const char *lower, size_t n) {
+    size_t i;
+    for (i = 0; i < n; i++) {
+        uint8_t c = NAME_BYTE[p[i]];
+        if ((c == '_' ? '-' : c) != (uint8_t)lower[i]) return 0;
     }
-    for (; i < n; i++)
-        if ((p[i] < 0x20 && p[i] != 0x09) || p[i] == 0x7f) return 0;
     return 1;
+}
+
+/* How many bytes from `p` on, of the `n` there are, are text of a field value: no control but HTAB (RFC 9110,
+   5.5; obs-text passes). Sixteen bytes a step where the processor can. */
+static inline size_t scan_text(const uint8_t *p, size_t n) {
+    size_t i = 0;
+#ifdef __SSE2__
+    const __m128i last_control = _mm_set1_epi8(0x1f), tab = _mm_set1_epi8(0x09), del = _mm_set1_epi8(0x7f);
+    for (; i + 16 <= n; i += 16) {
+        __m128i v = _mm_loadu_si128((const __m128i *)(p + i));
+        __m128i control = _mm_cmpeq_epi8(_mm_min_epu8(v, last_control), v);
+        control = _mm_or_si128(_mm_andnot_si128(_mm_cmpeq_epi8(v, tab), control), _mm_cmpeq_epi8(v, del));
+        unsigned found = (unsigned)_mm_movemask_epi8(control);
+        if (found) return i + (size_t)__builtin_ctz(found);
+    }
+#endif
+    for (; i < n; i++)
+        if ((p[i] < 0x20 && p[i] != 0x09) || p[i] == 0x7f) break;
+    return i;
 }
 
 /* 1 when every byte is 1 in `table`. */

@@ -9,7 +9,7 @@ object's own memory until the next one.
 
 import struct
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
@@ -39,6 +39,11 @@ cdef enum:
 
 _KINDS = {"client": CLIENT, "global": GLOBAL, "header": HEADER}
 _MISSING = {"client": MISSING_CLIENT, "skip": MISSING_SKIP, "deny": MISSING_DENY}
+
+
+cdef inline char* put(char* out, bytes text) noexcept:
+    memcpy(out, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+    return out + PyBytes_GET_SIZE(text)
 
 
 cdef class Client:
@@ -227,11 +232,25 @@ cdef class Limiter:
 
     cdef bytes admitted_lines(self):
         """The two RateLimit fields of an admitted answer; empty when no limit of the client's own applies."""
+        cdef bytes policy, prefix, suffix, lines
+        cdef char digits[20]
+        cdef char* out
+        cdef int64_t left = self.left
+        cdef int n = 0
         if self.tightest < 0:
             return b""
-        return b"%b%b%d%b" % (
-            self.policy_lines[self.tightest], self.prefixes[self.tightest], self.left, self.suffixes[self.tightest]
+        policy, prefix, suffix = self.policy_lines[self.tightest], self.prefixes[self.tightest], self.suffixes[self.tightest]
+        while n == 0 or left:
+            n += 1
+            digits[20 - n] = c"0" + <char>(left % 10)
+            left //= 10
+        lines = PyBytes_FromStringAndSize(
+            NULL, PyBytes_GET_SIZE(policy) + PyBytes_GET_SIZE(prefix) + n + PyBytes_GET_SIZE(suffix)
         )
+        out = put(put(PyBytes_AS_STRING(lines), policy), prefix)
+        memcpy(out, digits + 20 - n, n)
+        put(out + n, suffix)
+        return lines
 
     cdef int64_t retry_after(self) noexcept:
         """Whole seconds until the refused cost fits, rounded up."""
