@@ -11,7 +11,7 @@ STUBTEST = --concise --ignore-disjoint-bases --allowlist tests/stubtest-allowlis
 
 # Two at a time on two CPUs; what measures time runs afterwards, alone.
 PYTEST = $(BIN)/python -m pytest
-SHARED_RUN = -n 2 -m "not slow and not timing"
+SHARED_RUN = -n 2 --dist loadgroup -m "not slow and not timing"
 ALONE_RUN = -m "timing and not slow"
 
 .DEFAULT_GOAL := help

@@ -22,14 +22,12 @@ PAUSE_S: Final = 0.002
 
 @dataclasses.dataclass
 class Connection:
-    """One connection: who accepted it (0 while unknown), its answers by status, how many requests it lost."""
+    """One connection: who accepted it (0 while unknown), its answers by status, whether one was lost."""
 
     local_port: int
-    opened_at: float
     worker: int = 0
     answers: Counter[int] = dataclasses.field(default_factory=Counter)
-    lost: int = 0
-    first_answer_at: float = 0.0
+    lost: bool = False
 
 
 class SteadyLoad:
@@ -53,9 +51,6 @@ class SteadyLoad:
     def answers(self) -> Counter[int]:
         return sum((connection.answers for connection in self.connections), Counter())
 
-    def lost(self) -> int:
-        return sum(connection.lost for connection in self.connections)
-
     def live(self) -> list[Connection]:
         """The connections that have not lost a request."""
         return [connection for connection in self.connections if not connection.lost]
@@ -64,12 +59,12 @@ class SteadyLoad:
         while not self._stopping:
             reader, writer = await asyncio.open_connection(LOOPBACK, self.port)
             local_port = writer.get_extra_info("sockname")[1]
-            connection = Connection(local_port, asyncio.get_running_loop().time())
+            connection = Connection(local_port)
             self.connections.append(connection)
             try:
                 await self._ask_on(connection, reader, writer)
             except (OSError, EOFError):
-                connection.lost += 1
+                connection.lost = True
             finally:
                 writer.close()
                 with contextlib.suppress(OSError):
@@ -83,7 +78,6 @@ class SteadyLoad:
             writer.write(request)
             await writer.drain()
             connection.answers[await read_answer(reader)] += 1
-            connection.first_answer_at = connection.first_answer_at or asyncio.get_running_loop().time()
             await asyncio.sleep(PAUSE_S)
 
 

@@ -15,6 +15,9 @@ import pytest
 from tests.daemon import COMMAND
 from tests.servers import Process, wait_until
 
+# Two that start at the same moment may choose the same port.
+pytestmark = pytest.mark.xdist_group("demo")
+
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[Process]:
@@ -60,9 +63,9 @@ def test_ctrl_c_ends_it_and_its_web_server(demo: Process) -> None:
 
 
 def test_two_of_them_use_different_ports(demo: Process, tmp_path: Path) -> None:
+    ports = set(re.findall(r"127\.0\.0\.1:(\d+)/", text(demo)))
     with Process("other", [*COMMAND, "demo"], tmp_path) as other:
-        ports = [set(re.findall(r"127\.0\.0\.1:(\d+)/", text(process))) for process in (demo, other)]
-    assert not ports[0] & ports[1]
+        assert not ports & set(re.findall(r"127\.0\.0\.1:(\d+)/", text(other)))
 
 
 def test_the_sample_server_ends_with_whoever_started_it() -> None:
