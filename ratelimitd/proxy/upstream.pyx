@@ -372,6 +372,8 @@ cdef class Connection(Timed):
         return reach
 
     def eof_received(self):
+        # Nobody may be given a connection that is about to be lost.
+        self.expire()
         return False
 
     def connection_lost(self, error):

@@ -16,7 +16,8 @@ import signal
 import socket
 import sys
 import time
-from typing import TYPE_CHECKING, Final
+import traceback
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import uvloop
@@ -150,20 +151,38 @@ class Worker:
         if self._drain_by_us:
             return
         self._drain_by_us = boottime_us() + self._config.timeouts.drain_ms * 1000
+        # One turn of the loop later: what waits in the queues is accepted first, since closing resets it.
+        self._loop.call_later(TICK_MS / 1000, self._stop_accepting)
+
+    def _stop_accepting(self) -> None:
         for server in self._servers:
             server.close()
+        self._servers.clear()
         self._live.drain()
 
     def _is_drained(self) -> bool:
-        return not self._live.connections or boottime_us() > self._drain_by_us
+        if boottime_us() > self._drain_by_us:
+            return True
+        return not self._servers and not self._live.connections
 
     def _end(self) -> None:
         if not self._ended.done():
             self._ended.set_result(None)
 
 
+def _log_bug(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What no code of ours caught is a mistake of ours: one line, and the connection it was on ends."""
+    error = context.get("exception")
+    where = ""
+    if error is not None and error.__traceback__ is not None:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f" at {last.filename}:{last.lineno}"
+    print(f"worker: unexpected: {context.get('message')}: {error!r}{where}", file=sys.stderr, flush=True)
+
+
 async def _run(control_fd: int, segment_fd: int) -> None:
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_log_bug)
     worker = Worker(Segment.attach(segment_fd), socket.socket(fileno=control_fd), loop)
     await worker.run()
 
