@@ -55,6 +55,17 @@ typedef struct {
     Pinned pinned;
 } Request;
 
+/* Fetch what will be read, before it is waited for: of the entry, the lines of the place it likely has. */
+ALWAYS_INLINE void request_prefetch(const TableCore *table, const Claim *claim, uint32_t stripe) {
+    const Entry *home = &claim->pair[0]->entry[table_home(claim->charge->key)];
+
+    __builtin_prefetch(&table->stripes[stripe], 1);
+    __builtin_prefetch(claim->pair[0]->tag, 1);
+    __builtin_prefetch(&home->key, 1);
+    __builtin_prefetch(&home->ring, 1);
+    __builtin_prefetch(claim->pair[1]->tag, 0);
+}
+
 /* Two checks of one key that each see room for one would together charge two: equal keys are one claim. */
 static inline void request_gather(const TableCore *table, Request *r, const Charge *charges, int n) {
     r->n = r->stripes.n = r->pinned.n = 0;
@@ -73,10 +84,8 @@ static inline void request_gather(const TableCore *table, Request *r, const Char
         claim->exists = claim->over = 0;
         claim->count = claim->retry_at_us = 0;
         uint32_t stripe = table_stripe(table, charges[i].key);
-        __builtin_prefetch(&table->stripes[stripe], 1);
         table_buckets(table, charges[i].key, claim->pair);
-        __builtin_prefetch(claim->pair[0]->tag, 1);
-        __builtin_prefetch(claim->pair[1]->tag, 0);
+        request_prefetch(table, claim, stripe);
         stripes_add(&r->stripes, stripe);
     }
 }
@@ -121,7 +130,6 @@ static inline void claim_check_entry(Claim *claim, Entry *e, uint64_t at_us) {
 static inline int request_check(TableCore *table, Request *r, uint64_t at_us) {
     int admitted = 1;
 
-    for (int i = 0; i < r->n && r->n > 1; i++) place_prefetch(r->claim[i].pair, r->claim[i].charge->key);
     for (int i = 0; i < r->n; i++) {
         Claim *claim = &r->claim[i];
         const Charge *c = claim->charge;
@@ -150,7 +158,7 @@ static inline void claim_charge_absent(TableCore *table, Claim *claim, Pinned *p
     uint64_t slot = at_us / c->slot_us;
     Entry *e;
 
-    claim->place = place_take(table, claim->pair, at_us, pinned);
+    claim->place = place_take(table, claim->pair, c->key, at_us, pinned);
     e = place_write(claim->place, c->key, c->limit_id);
     PUT(e->generation, c->generation);
     PUT(e->shift, c->shift);
@@ -205,7 +213,8 @@ static inline Verdict request_decide(TableCore *table, Request *r, Charge *charg
     return admitted ? ADMITTED : REFUSED;
 }
 
-static inline Verdict table_admit(TableCore *table, Charge *charges, int n, uint64_t now_us, Decided *decided) {
+static inline Verdict table_admit(TableCore *table, Charge *charges, int n, uint64_t now_us,
+                                  Decided *decided) {
     Request r;
     Verdict verdict;
 

@@ -1,7 +1,7 @@
 /* What operators do with single keys, and what metrics and tests read from the table.
  *
- * The first three take the key's stripe as a decision does and are bounded like one; `table_live` reads without
- * a lock, because a count for a metric may be a moment old. `table_fault` is the check of the invariants.
+ * The first three take the key's stripe as a decision does and are bounded like one; `table_live` reads
+ * without a lock, because a count for a metric may be a moment old. `table_fault` checks the invariants.
  */
 #ifndef RATELIMITD_TABLE_KEYS_H
 #define RATELIMITD_TABLE_KEYS_H
@@ -41,7 +41,8 @@ typedef struct {
 
 /* What a key has used at `now_us`, and until when it is refused. Works on a copy: looking changes nothing.
  * 1 found, 0 not, -1 its stripe was not free in time. */
-static inline int table_peek(TableCore *table, uint64_t key, uint64_t slot_us, uint64_t now_us, Peeked *peeked) {
+static inline int table_peek(TableCore *table, uint64_t key, uint64_t slot_us, uint64_t now_us,
+                             Peeked *peeked) {
     Grip grip;
     Entry copy;
     int found;
@@ -71,7 +72,8 @@ static inline int table_reset(TableCore *table, uint64_t key, uint64_t now_us) {
 
 /* Refuse a key until `until_us`; 0 lifts the ban and leaves the count. A ban makes an entry where there is
  * none. 1 done, 0 nothing to lift, -1 its stripe was not free in time. */
-static inline int table_ban(TableCore *table, uint64_t key, uint16_t limit_id, uint64_t until_us, uint64_t now_us) {
+static inline int table_ban(TableCore *table, uint64_t key, uint16_t limit_id, uint64_t until_us,
+                            uint64_t now_us) {
     Pinned none = {.n = 0};
     Grip grip;
     int done;
@@ -83,7 +85,7 @@ static inline int table_ban(TableCore *table, uint64_t key, uint16_t limit_id, u
         PUT(place_entry(grip.place)->ban, until_us);
     } else if (until_us) {
         PUT(table->stripes[grip.stripe].tmax, grip.at_us); /* taking a place relies on it, as in a decision */
-        grip.place = place_take(table, grip.pair, grip.at_us, &none);
+        grip.place = place_take(table, grip.pair, key, grip.at_us, &none);
         PUT(place_write(grip.place, key, limit_id)->ban, until_us);
         place_publish(grip.place, window_expiry(until_us));
     }
@@ -109,7 +111,9 @@ static inline const char *table_fault(const TableCore *table, Bucket *bucket, in
     if (bucket != pair[0] && bucket != pair[1]) return "the key does not belong into this bucket";
     if (table_stripe(table, e->key) != stripe) return "the key does not belong into this stripe";
     for (int b = 0; b < 2; b++) {
-        for (int j = 0; j < TABLE_PLACES; j++) places += pair[b]->expiry[j] && pair[b]->entry[j].key == e->key;
+        for (int j = 0; j < TABLE_PLACES; j++) {
+            places += pair[b]->expiry[j] && pair[b]->entry[j].key == e->key;
+        }
     }
     if (places != 1) return "the key has two entries";
     if (window_sum_holds(e) && e->sum != window_ring_sum(e)) return "the sum is not that of its slots";

@@ -89,6 +89,10 @@ void table_crash_point(void); /* supplied by a test: may end the thread, or wait
 static inline void table_crash_point(void) {}
 #endif
 
+/* GCC takes a function that only prefetches for one without effect and drops its calls, unless it is inlined
+ * before it looks. */
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
 /* SIGKILL takes a thread between two instructions and leaves its earlier stores in place: only the compiler
  * must keep the order, the next owner is ordered by the lock. */
 #define TABLE_FENCE() atomic_signal_fence(memory_order_seq_cst)
@@ -107,6 +111,9 @@ static inline uint32_t table_stripe(const TableCore *table, uint64_t key) {
 }
 
 static inline uint32_t table_tag(uint64_t key) { return (uint32_t)(key ^ key >> 32); }
+
+/* The place of a bucket in which a key is put if it is free: where to look before the tags are here. */
+static inline int table_home(uint64_t key) { return (int)(key >> 61); }
 
 /* The two buckets of a key lie in its stripe, so that one lock covers both. */
 static inline void table_buckets(const TableCore *table, uint64_t key, Bucket *pair[2]) {

@@ -18,33 +18,27 @@ typedef struct {
 
 static inline Entry *place_entry(Place place) { return &place.bucket->entry[place.index]; }
 
+/* Bit i is set where place i has this tag. Without a branch for each place, which would be mispredicted. */
+static inline unsigned bucket_matches(const Bucket *bucket, uint32_t tag) {
+    unsigned matches = 0;
+    for (int i = 0; i < TABLE_PLACES; i++) matches |= (unsigned)(bucket->tag[i] == tag) << i;
+    return matches;
+}
+
 static inline int place_find(Bucket *pair[2], uint64_t key, Place *found) {
     uint32_t tag = table_tag(key);
 
     for (int b = 0; b < 2; b++) {
         Bucket *bucket = pair[b];
-        for (int i = 0; i < TABLE_PLACES; i++) {
-            if (bucket->tag[i] == tag && bucket->expiry[i] != 0 && bucket->entry[i].key == key) {
+        for (unsigned matches = bucket_matches(bucket, tag); matches != 0; matches &= matches - 1) {
+            int i = __builtin_ctz(matches);
+            if (bucket->expiry[i] != 0 && bucket->entry[i].key == key) {
                 *found = (Place){bucket, i};
                 return 1;
             }
         }
     }
     return 0;
-}
-
-/* Bring the lines of an entry here that has the key's tag, while the lines of other keys are on their way. */
-static inline void place_prefetch(Bucket *pair[2], uint64_t key) {
-    uint32_t tag = table_tag(key);
-
-    for (int b = 0; b < 2; b++) {
-        for (int i = 0; i < TABLE_PLACES; i++) {
-            if (pair[b]->tag[i] == tag) {
-                __builtin_prefetch(&pair[b]->entry[i].key, 1);
-                __builtin_prefetch(&pair[b]->entry[i].ring, 1);
-            }
-        }
-    }
 }
 
 /* The entries of this decision: none of them may give way to another. */
@@ -64,10 +58,12 @@ static inline int place_is_free(const Bucket *bucket, int i, uint64_t at_us, con
     return bucket->expiry[i] <= at_us >> TABLE_EXPIRY_BITS && !place_is_pinned(pinned, &bucket->entry[i]);
 }
 
-/* How many places are free; `*first` is the first of them. */
-static inline int bucket_free(const Bucket *bucket, uint64_t at_us, const Pinned *pinned, int *first) {
+/* How many places are free; `*first` is the first of them, seen from the key's home. */
+static inline int bucket_free(const Bucket *bucket, uint64_t key, uint64_t at_us, const Pinned *pinned,
+                              int *first) {
     int free = 0;
-    for (int i = TABLE_PLACES - 1; i >= 0; i--) {
+    for (int j = TABLE_PLACES - 1; j >= 0; j--) {
+        int i = (table_home(key) + j) % TABLE_PLACES;
         if (place_is_free(bucket, i, at_us, pinned)) {
             *first = i;
             free++;
@@ -117,9 +113,13 @@ static inline Place place_evict(TableCore *table, Bucket *pair[2], uint64_t at_u
 
 /* A place without a reachable entry. The first bucket is preferred until the second is more than two places
  * freer: that keeps most look-ups to one bucket and still evens out their load. */
-static inline Place place_take(TableCore *table, Bucket *pair[2], uint64_t at_us, const Pinned *pinned) {
+static inline Place place_take(TableCore *table, Bucket *pair[2], uint64_t key, uint64_t at_us,
+                               const Pinned *pinned) {
     int first[2] = {0, 0};
-    int free[2] = {bucket_free(pair[0], at_us, pinned, &first[0]), bucket_free(pair[1], at_us, pinned, &first[1])};
+    int free[2] = {
+        bucket_free(pair[0], key, at_us, pinned, &first[0]),
+        bucket_free(pair[1], key, at_us, pinned, &first[1]),
+    };
     int b = free[1] > free[0] + 2 || free[0] == 0;
     Place place = {pair[b], first[b]};
 

@@ -81,7 +81,7 @@ static inline void window_roll(Entry *e, uint64_t slot, int shift) {
     window_add_up(e);
 }
 
-/* Make `newest` and `sum` those of `slot`. A slot behind `newest` cannot be: instants of a stripe never fall. */
+/* Make `newest` and `sum` those of `slot`, never behind `newest`: instants of a stripe do not fall. */
 static inline void window_settle(Entry *e, uint64_t slot, int shift) {
     if (slot > e->newest) {
         window_roll(e, slot, shift);
