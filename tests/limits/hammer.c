@@ -75,7 +75,8 @@ static void decide(TableCore *table, Log *log) {
         keys[i] = random_below(KEYS);
         charges[i] = charge_of(keys[i]);
     }
-    verdict = table_admit(table, charges, n, clock_us() - (random_below(8) ? 0 : random_below(30000)), &decided);
+    uint64_t behind_us = random_below(8) ? 0 : random_below(30000);
+    verdict = table_admit(table, charges, n, clock_us() - behind_us, &decided);
     while (verdict == STALE) {
         log->stale++;
         verdict = table_admit_again(table, charges, n, clock_us(), &decided);

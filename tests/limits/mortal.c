@@ -65,10 +65,10 @@ int mortal_admit(char *memory, uint32_t stripes, uint32_t buckets, Charge *charg
     return call_in_thread(&call);
 }
 
-int mortal_ban(char *memory, uint32_t stripes, uint32_t buckets, uint64_t key, uint64_t until_us, uint64_t now_us,
-               long stores) {
-    Call call = {.table = table_at(memory, stripes, buckets), .key = key, .until_us = until_us, .now_us = now_us,
-                 .stores = stores};
+int mortal_ban(char *memory, uint32_t stripes, uint32_t buckets, uint64_t key, uint64_t until_us,
+               uint64_t now_us, long stores) {
+    Call call = {.table = table_at(memory, stripes, buckets), .key = key, .until_us = until_us,
+                 .now_us = now_us, .stores = stores};
     return call_in_thread(&call);
 }
 

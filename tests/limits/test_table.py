@@ -7,7 +7,7 @@ import random
 import pytest
 
 from ratelimitd.errors import SegmentError
-from ratelimitd.limits.table import Request, Table, TableBusy, shape, siphash24
+from ratelimitd.limits.table import Request, Table, TableBusy, shape
 from tests.limits.model import Model
 from tests.limits.sequences import Log, Scenario, record
 from tests.limits.tables import HEADER_SIZE, Mortal, TableMemory
@@ -385,24 +385,3 @@ class TestGeometry:
             memory.table.decide([Request(key << 12, SECOND, 9)], NOW)
         assert memory.memory[256:264] == (1).to_bytes(8, "little")
         assert memory.attach().counters() == memory.table.counters()
-
-
-def test_siphash_is_that_of_the_reference() -> None:
-    # vectors_sip64 of the authors' implementation: key 00 01 .. 0f, input 00 01 .. (n - 1)
-    vectors = {
-        0: "310e0edd47db6f72",
-        1: "fd67dc93c539f874",
-        2: "5a4fa9d909806c0d",
-        3: "2d7efbd796666785",
-        4: "b7877127e09427cf",
-        5: "8da699cd64557618",
-        6: "cee3fe586e46c9cb",
-        7: "37d1018bf50002ab",
-        8: "6224939a79f5f593",
-        15: "e545be4961ca29a1",
-        63: "724506eb4c328a95",
-    }
-    for length, expected in vectors.items():
-        assert siphash24(bytes(range(length)), bytes(range(16))).to_bytes(8, "little").hex() == expected
-    with pytest.raises(ValueError, match="16 bytes"):
-        siphash24(b"", b"short")
