@@ -125,12 +125,6 @@ def _compile(
     allowed, limited, observed = (
         decision_slot(limit.name, decision) for decision in ("allowed", "limited", "observed")
     )
-    ban = limit.ban and BanRule(
-        limit_id(ban_name(limit.name), limit.ban.within_ms * 1000),
-        window.slot_us(limit.ban.within_ms * 1000),
-        limit.ban.after,
-        limit.ban.for_ms * 1000,
-    )
     prefixes = (config.clients.ipv4_prefix, config.clients.ipv6_prefix)
     return LimitRules(
         name=limit.name,
@@ -146,13 +140,25 @@ def _compile(
         cost=limit.cost,
         cost_header=limit.cost_header.name.lower().encode("latin-1") if limit.cost_header else b"",
         most_cost=limit.cost_header.max_cost if limit.cost_header else 0,
-        ban=ban,
+        ban=_ban(limit, limit_id),
         observe=limit.action == "observe",
         open_on_failure=limit.on_store_failure == "open",
         matcher=limit_matcher(limit),
         allowed_slot=allowed,
         limited_slot=limited,
         observed_slot=observed,
+    )
+
+
+def _ban(limit: Limit, limit_id: Callable[[str, int], int]) -> BanRule | None:
+    if limit.ban is None:
+        return None
+    within_us = limit.ban.within_ms * 1000
+    return BanRule(
+        limit_id=limit_id(ban_name(limit.name), within_us),
+        slot_us=window.slot_us(within_us),
+        after=limit.ban.after,
+        for_us=limit.ban.for_ms * 1000,
     )
 
 

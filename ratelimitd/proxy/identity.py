@@ -11,7 +11,6 @@ import functools
 from typing import TYPE_CHECKING, Final
 
 from ratelimitd.limits.decision import Client
-from ratelimitd.limits.table import siphash24
 from ratelimitd.limits.keys import (
     Networks,
     address,
@@ -20,6 +19,7 @@ from ratelimitd.limits.keys import (
     forwarded_client,
     x_forwarded_for,
 )
+from ratelimitd.limits.table import siphash24
 
 if TYPE_CHECKING:
     from ratelimitd.config.model import Clients
