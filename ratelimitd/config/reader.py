@@ -11,6 +11,7 @@ import abc
 import contextlib
 import dataclasses
 import difflib
+import functools
 import os.path
 from collections import abc as collections
 from typing import Any
@@ -91,9 +92,13 @@ def found(node: Node) -> str:
 
 def did_you_mean(word: str, known: collections.Iterable[str]) -> str:
     """The known word that resembles `word`, or all of them."""
-    words = list(known)
-    close = difflib.get_close_matches(word[:60], words, n=1)
-    return f"did you mean {quote(close[0])}?" if close else f"known here: {', '.join(words)}"
+    return _suggestion(word[:60], tuple(known))
+
+
+@functools.lru_cache(maxsize=1024)
+def _suggestion(word: str, known: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {quote(close[0])}?" if close else f"known here: {', '.join(known)}"
 
 
 def resolve_path(text: str, place: Place) -> str:
