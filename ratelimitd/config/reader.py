@@ -164,12 +164,8 @@ class Fields(Kind):
         if not problems:
             for name, message in self.check(values):
                 inner = node.get(name)
-                wrong = (
-                    context.at(name).error(inner.place, message)
-                    if inner
-                    else context.error(node.place, message)
-                )
-                problems += wrong.problems
+                where, place = (context.at(name), inner.place) if inner else (context, node.place)
+                problems += where.error(place, message).problems
         raise_all(problems)
         return values
 
