@@ -58,7 +58,7 @@ def _meeting(rules: list[_Rule], dimension: int) -> Iterator[list[_Rule]]:
 
 
 def _covering(kind: str) -> Iterator[str]:
-    """Every pattern that fits all requests of `kind`: itself, `/a/*` for `/a`, and its beginnings with a `*`."""
+    """Every pattern that fits all of `kind`: itself, `/a/*` for `/a`, and each beginning with a `*`."""
     yield kind
     yield f"{kind}/*"
     for end in range(1, len(kind) + 1):
