@@ -4,7 +4,8 @@ from libc.stdint cimport uint64_t
 
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.second_reader cimport Witness
-from ratelimitd.limits.decision cimport Client, Decision
+from ratelimitd.limits.charges cimport Client
+from ratelimitd.limits.decision cimport Decision
 from ratelimitd.proxy.exchange cimport Exchange
 from ratelimitd.proxy.live cimport Policy, Route
 
@@ -24,9 +25,11 @@ cdef class ClientConnection(Exchange):
 
     cdef bint _has_place(self, Policy policy)
     cdef bint _read_request(self)
+    cdef bint _refuse_large(self, Policy policy)
     cdef bint _wait_for_head(self, Policy policy)
     cdef void _take_head(self, Head head)
     cdef bint _is_served(self, Head head, bytes method)
+    cdef bint _is_read_alike(self, Head head)
     cdef bint _admit(self, Head head, bytes method)
     cdef Route _route(self, Policy policy, object text)
     cdef bint _decide(self, Head head, object text)

@@ -43,7 +43,9 @@ class Asker:
         self._port = daemon.port
 
     def __call__(self, target: str, client: str = "192.0.2.1", method: str = "GET", **fields: str) -> int:
-        headers = {"X-Forwarded-For": client} | {name.replace("_", "-"): value for name, value in fields.items()}
+        headers = {"X-Forwarded-For": client} | {
+            name.replace("_", "-"): value for name, value in fields.items()
+        }
         connection = http.client.HTTPConnection(LOOPBACK, self._port, timeout=10)
         with contextlib.closing(connection):
             connection.request(method, target, headers=headers)
