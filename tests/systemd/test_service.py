@@ -23,6 +23,17 @@ admin: {bind: "127.0.0.1:10429"}
 bounds: {connections: 1000}
 """
 UNIT = "ratelimitd.service"
+SLOW_S = 4
+WEB_SERVER = f"""
+import http.server, time
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        time.sleep({SLOW_S} if self.path == "/slow" else 0)
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+http.server.ThreadingHTTPServer(("127.0.0.1", 9000), Handler).serve_forever()
+"""
 SOCKET = "/etc/systemd/system/ratelimitd.socket"
 
 
@@ -35,6 +46,13 @@ class Site:
 
     def configure(self, bind: str = "0.0.0.0:80", rate: str = "1000/s", more: str = "") -> None:
         self._file.write_text(CONFIG.replace("BIND", bind).replace("RATE", rate) + more)
+
+    def override(self, setting: str) -> None:
+        """What a drop-in of the operator says, until the machine ends or the next one."""
+        directory = f"/run/systemd/system/{UNIT}.d"
+        text = f"[Service]\\n{setting}\\n" if setting else ""
+        self.machine.run("sh", "-c", f"mkdir -p {directory} && printf '{text}' >{directory}/test.conf")
+        self.systemctl("daemon-reload")
 
     def systemctl(self, *arguments: str, status: int = 0) -> str:
         return self.machine.run("systemctl", *arguments, status=status)
@@ -78,8 +96,8 @@ def machine(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         (SOCKET, socket),
     ]
     with booted(binds) as running:
-        server = (f"{trees.PREFIX}/lib/ratelimitd/bin/python", "-m", "http.server", "--bind", "127.0.0.1")
-        running.run("systemd-run", "--quiet", "--unit=web", *server, "9000")
+        python = f"{trees.PREFIX}/lib/ratelimitd/bin/python"
+        running.run("systemd-run", "--quiet", "--unit=web", python, "-c", WEB_SERVER)
         yield running, etc
 
 
@@ -93,6 +111,7 @@ def site(machine: tuple[Machine, Path]) -> Iterator[Site]:
     running.run("journalctl", "--quiet", "--vacuum-time=1s")
     yield site
     site.systemctl("stop", "ratelimitd.socket", UNIT)
+    site.override("")
     site.systemctl("reset-failed")
     assert "Traceback" not in running.journal()
 
@@ -115,6 +134,15 @@ def test_started_reloaded_stopped(site: Site) -> None:
     assert site.status() == 0
     assert site.machine.journal("-u", UNIT, "-p", "warning") == ""
     assert "drained" in site.machine.journal("-u", UNIT)
+
+
+def test_a_drain_may_take_longer_than_the_unit_allows(site: Site) -> None:
+    site.override("TimeoutStopSec=1s")
+    site.systemctl("start", UNIT)
+    ask = "curl -s -o /dev/null -w %{http_code} http://127.0.0.1/slow"
+    said = site.machine.run("sh", "-c", f"{ask} & sleep 1; systemctl stop {UNIT}; wait")
+    assert said == "200"
+    assert site.property("Result") == "success"
 
 
 def test_a_mistake_in_the_file_fails_the_reload_and_the_service_serves_on(site: Site) -> None:
