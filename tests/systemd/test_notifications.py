@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,8 +28,11 @@ class Systemd:
 
     def hear(self) -> dict[str, str]:
         """The next message that is no sign of life."""
+        deadline_s = time.monotonic() + 10
         while (message := self.socket.recv(10_000)) == b"WATCHDOG=1":
             self.pings += 1
+            if time.monotonic() > deadline_s:
+                raise TimeoutError("nothing but signs of life")
         return dict(line.split("=", 1) for line in message.decode().split("\n"))
 
     def hear_pings(self, count: int) -> None:
