@@ -1,12 +1,14 @@
 """The decision about one request; `decision.pyx` says how it is taken."""
 
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from ratelimitd.http.head cimport Head
+from ratelimitd.limits.inflight cimport InFlight
 from ratelimitd.limits.table cimport Charge, Decided, Table, Verdict
 
 cdef enum:
-    MOST_RULES = 16
+    MOST_CHARGES = 16
+    MOST_HELD = 8
 
 
 cdef enum Decision:
@@ -14,7 +16,8 @@ cdef enum Decision:
     LIMIT  # over a limit: 429
     BUSY  # the count is behind a lock that is not free: 503
     DENY  # a value that a limit insists on is missing: 403
-    AMBIGUOUS  # a field that is a key occurs twice: 400
+    BANNED  # refused too often: 403
+    AMBIGUOUS  # what a limit counts by is there twice: 400
     AGAIN  # the clock was read too long ago: read it, then `decide_again`
 
 
@@ -26,57 +29,105 @@ cdef class Client:
         readonly bytes key_bytes
         readonly bint allowed  # never limited
         readonly bint denied
-        uint64_t generation  # of the rules that `keys` belongs to; 0: none yet
-        uint64_t keys[16]
+        uint64_t generation  # of the limits that the next two belong to; 0: none yet
+        uint64_t* keys
+        int* groups
 
 
-cdef struct Source:
+cdef struct Group:  # the rates of a limit, or of one of its overrides
+    int first
+    int count
+
+
+cdef struct LimitState:
+    Group base
+    int key_at  # where a client's keys of this limit start; the last one is that of its places
+    int key_count
     uint8_t kind
     uint8_t missing
     uint8_t observe
     uint8_t open_on_failure
     uint8_t has_matcher
-    int position
-    int64_t quota
-    uint64_t global_key
+    uint8_t has_overrides
+    uint8_t has_cost_header
+    uint32_t most_cost
+    uint64_t concurrent
+    uint16_t concurrent_id
+    uint16_t ban_id  # 0: no bans
+    Charge ban_charge
+    uint64_t ban_us
     int allowed_slot
     int limited_slot
     int observed_slot
 
 
+cdef struct Applied:  # a limit that applies to the request in work
+    int limit
+    int first  # of its charges
+    int count
+    uint8_t over  # a limit of places: full, and only observed
+
+
 cdef class Limiter:
     cdef:
         Table table
+        InFlight inflight
         int64_t* slots
         uint64_t k0
         uint64_t k1
         uint64_t generation
-        int count
-        Source sources[16]
-        Charge templates[16]
-        tuple rules
+        readonly bint needs_text
+        int limit_count
+        int group_count
+        int rate_count
+        int key_capacity
+        LimitState* limits
+        Group* group
+        Charge* templates
+        uint64_t* global_keys
+        tuple compiled
+        readonly tuple names
         list headers
+        list cost_headers
+        list overrides  # per limit: key of the first rate -> group
         list policy_lines
         list prefixes
         list suffixes
         # the decision that was taken last
         Charge charges[16]
-        int rule_of[16]
+        int rate_of[16]
+        Applied* applied
+        int applied_count
         int charged
+        uint64_t held[8]
+        int held_count
         Decided decided
-        int deciding  # rule that refused; -1: none
-        int tightest  # rule of which the smallest share is left; -1: none
+        int deciding  # limit that refused; -1: none
+        int deciding_rate  # -1: it was a limit of places
+        int tightest  # rate of which the smallest share is left; -1: none
         int64_t left  # of the tightest
-        readonly bint needs_text
 
-    cdef Decision decide(self, Head head, Client client, object text, uint64_t now_us)
+    cdef Decision decide(self, Head head, Client client, object text, bint trusted, uint64_t now_us)
     cdef Decision decide_again(self, uint64_t now_us)
-    cdef int _collect(self, Head head, Client client, object text) except -1
-    cdef int _header_key(self, Head head, Client client, int rule, uint64_t* key) except -1
-    cdef void _keys_of(self, Client client)
-    cdef uint64_t _hash(self, int rule, uint8_t kind, const uint8_t* value, Py_ssize_t n) noexcept
-    cdef Decision _conclude(self, Verdict verdict) noexcept
+    cdef void release(self, uint64_t* held, int count) noexcept
+    cdef int _collect(self, Head head, Client client, object text, bint trusted) except -1
+    cdef int _collect_limit(self, int limit, Head head, Client client, object text, bint trusted) except -1
+    cdef int _charge(self, int limit, Group group, uint64_t* keys, uint32_t cost) except -1
+    cdef int _header_tail(self, Head head, int limit, const uint8_t** value, Py_ssize_t* n)
+    cdef uint32_t _cost(self, Head head, int limit)
+    cdef int _keys_of(self, Client client) except -1
+    cdef void _make_keys(
+        self, int limit, Group group, uint8_t kind, const uint8_t* value, Py_ssize_t n, uint64_t* keys
+    ) noexcept
+    cdef Group _add_group(self, limit, tuple rules)
+    cdef Group _group_of(self, int limit, uint8_t kind, const uint8_t* value, Py_ssize_t n)
+    cdef uint64_t _hash(self, uint16_t limit_id, uint8_t kind, const uint8_t* value, Py_ssize_t n) noexcept
+    cdef Decision _hold_places(self) noexcept
+    cdef Decision _conclude(self, Verdict verdict)
+    cdef Decision _refuse(self)
+    cdef int _count_refusal(self, int limit, uint64_t key) except -1
     cdef void _count_admitted(self) noexcept
+    cdef void _find_tightest(self) noexcept
     cdef bytes admitted_lines(self)
     cdef bytes refused_lines(self)
     cdef int64_t retry_after(self) noexcept

@@ -1,6 +1,7 @@
 from typing import final
 
-from ratelimitd.limits.policy import Rule
+from ratelimitd.limits.inflight import InFlight
+from ratelimitd.limits.policy import LimitRules
 from ratelimitd.limits.table import Table
 
 @final
@@ -20,7 +21,15 @@ class Client:
 @final
 class Limiter:
     def __init__(
-        self, rules: tuple[Rule, ...], table: Table, slots: memoryview, secret: bytes, generation: int
+        self,
+        limits: tuple[LimitRules, ...],
+        table: Table,
+        inflight: InFlight,
+        slots: memoryview,
+        secret: bytes,
+        generation: int,
     ) -> None: ...
     @property
     def needs_text(self) -> bool: ...
+    @property
+    def names(self) -> tuple[str, ...]: ...

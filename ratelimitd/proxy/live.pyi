@@ -4,6 +4,7 @@ from ratelimitd.config.model import Config
 from ratelimitd.http.forwarding import Forwarding
 from ratelimitd.http.replies import Replies
 from ratelimitd.limits.decision import Limiter
+from ratelimitd.limits.inflight import InFlight
 from ratelimitd.proxy.deadlines import Wheel
 from ratelimitd.proxy.identity import Identify
 from ratelimitd.proxy.measures import Measures
@@ -36,7 +37,7 @@ class Policy:
     def identify(self) -> Identify: ...
 
 class Live:
-    def __init__(self, wheel: Wheel, slots: memoryview, measures: Measures) -> None: ...
+    def __init__(self, wheel: Wheel, inflight: InFlight, slots: memoryview, measures: Measures) -> None: ...
     @property
     def policy(self) -> Policy: ...
     @property
