@@ -104,6 +104,7 @@ cdef class Limiter:
         Decided decided
         int deciding  # limit that refused; -1: none
         int deciding_rate  # -1: it was a limit of places
+        uint64_t deciding_key
         int tightest  # rate of which the smallest share is left; -1: none
         int64_t left  # of the tightest
 

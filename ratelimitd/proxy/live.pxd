@@ -7,6 +7,7 @@ from ratelimitd.http.head cimport Head
 from ratelimitd.http.second_reader cimport SecondReader
 from ratelimitd.limits.decision cimport Client, Limiter
 from ratelimitd.limits.inflight cimport InFlight
+from ratelimitd.limits.refusals cimport Refusals
 from ratelimitd.proxy.deadlines cimport Wheel
 from ratelimitd.proxy.upstream cimport Upstream
 
@@ -59,6 +60,7 @@ cdef class Live:
         readonly bint draining
         SecondReader second_reader
         InFlight inflight
+        readonly Refusals refusals
         int64_t* slots
         bytes date_line
         int bytes_in_slot
