@@ -19,11 +19,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from ratelimitd import __version__
 from ratelimitd.config.flags import Flags
 from ratelimitd.control import catalogue, log
 from ratelimitd.control.admin import AdminServer
+from ratelimitd.control.api import Api, Parts
 from ratelimitd.control.census import Census
 from ratelimitd.control.cpus import available_cpus
+from ratelimitd.control.journal import Journal
+from ratelimitd.control.keyring import Keyring
+from ratelimitd.control.keytexts import Texts
 from ratelimitd.control.listening import Listening
 from ratelimitd.control.notify import Notifier
 from ratelimitd.control.reload import Reloader, read
@@ -78,13 +83,24 @@ class Supervisor:
         self._config_path = config_path
         self._flags = flags
         self._command = command
-        self._status = Status()
+        self._status = Status(config_path=config_path or "")
+        self._journal = Journal(config.journal)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._notifier = Notifier(os.environ)
 
     async def run(self) -> None:
         """From the first check to the last worker's end. StartError when it cannot serve."""
+        self._journal.open()
+        try:
+            await self._run()
+        except RatelimitdError as error:
+            self._journal.note("stop", f"cannot start: {error}")
+            raise
+        finally:
+            self._journal.close()
+
+    async def _run(self) -> None:
         asyncio.get_running_loop().set_exception_handler(_log_bug)
         self._handle_signals()
         await check_upstreams(self._config)
@@ -92,20 +108,30 @@ class Supervisor:
         count = self._config.workers or available_cpus()
         segment, table = _new_segment(self._config, count)
         with contextlib.closing(Listening.open(self._config.listen, count)) as listening:
-            workers = Workers(self._command, segment, count, listening.for_worker)
+            texts = Texts()
+            workers = Workers(
+                self._command, segment, count, listening.for_worker, self._journal.note, texts.take
+            )
             census = Census(segment, table)
-            admin = AdminServer(Views(self._status, segment, workers, census).pages())
+            reloader = self._reloader(workers, segment)
+            views = Views(self._status, segment, workers, census)
+            keyring = Keyring(segment, table, texts, lambda: reloader.config)
+            parts = Parts(
+                self._status, segment, workers, census, views, keyring, self._journal, reloader, self._end
+            )
+            admin = AdminServer(views.pages() | Api(parts).pages())
             try:
                 await admin.open(self._config.admin)
                 if await self._start(workers):
                     self._announce(listening, count, admin.addresses)
-                    await self._serve(census, self._reloader(workers, segment))
+                    await self._serve(census, reloader)
                     await self._drain(workers, listening)
             finally:
                 workers.kill()
                 await workers.ended()
                 await admin.close()
         logger.info("stopped")
+        self._journal.note("stop", "stopped")
 
     async def _start(self, workers: Workers) -> bool:
         """Whether all workers serve; False when a signal came first."""
@@ -120,10 +146,14 @@ class Supervisor:
 
     def _announce(self, listening: Listening, count: int, admin_addresses: Sequence[str]) -> None:
         self._status.state = State.SERVING
+        self._status.listen, self._status.admin = tuple(listening.addresses()), tuple(admin_addresses)
         where = ", ".join(listening.addresses())
         logger.info("serving on %s with %d workers, pid %d", where, count, os.getpid())
         if admin_addresses:
             logger.info("admin on %s", ", ".join(admin_addresses))
+        self._journal.note(
+            "ready", f"serving on {where} with {count} workers", version=__version__, pid=os.getpid()
+        )
         self._notifier.ready(f"serving on {where}")
 
     async def _serve(self, census: Census, reloader: Reloader) -> None:
@@ -138,13 +168,16 @@ class Supervisor:
 
     def _reloader(self, workers: Workers, segment: Segment) -> Reloader:
         reader = functools.partial(read, self._config_path, self._flags or Flags())
-        return Reloader(self._config, reader, workers, segment.registry, self._status, self._notifier)
+        return Reloader(
+            self._config, reader, workers, segment.registry, self._status, self._notifier, self._journal
+        )
 
     async def _drain(self, workers: Workers, listening: Listening) -> None:
         self._status.state = State.DRAINING
         drain_s = self._config.timeouts.drain_ms / 1000
         self._notifier.stopping("draining")
         logger.info("draining: no new connections, up to %g s for what is under way", drain_s)
+        self._journal.note("drain", f"draining: up to {drain_s:g} s for what is under way")
         workers.drain()
         listening.close()
         ended = asyncio.ensure_future(workers.ended())
@@ -178,6 +211,10 @@ class Supervisor:
 
     def _stop_asked(self, number: signal.Signals) -> None:
         logger.info("%s received", number.name)
+        self._end()
+
+    def _end(self) -> None:
+        """Drain; asked for the second time, end at once."""
         if self._stop.is_set():
             self._hurry.set()
         self._stop.set()
