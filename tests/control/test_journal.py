@@ -56,6 +56,16 @@ def test_memory_is_bounded_and_times_are_distinct_and_in_order() -> None:
     journal.close()
 
 
+def test_a_clock_that_is_set_back_takes_no_event_out_of_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(model.Journal())
+    journal.note("before", "it was noon")
+    monkeypatch.setattr("ratelimitd.control.journal.time.time_ns", lambda: 0)
+    journal.note("after", "it is morning again")
+    journal.note("later", "and at the same instant")
+    before, after, later = journal.since("")
+    assert before.time < after.time < later.time
+
+
 def test_a_file_has_every_event_when_the_journal_is_closed(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     journal = in_file(path)

@@ -40,6 +40,7 @@ limits:
   - {{name: pair, per: [client, path], rate: 900/min, action: observe}}
   - {{name: posts, per: method, rate: 900/min, match: {{method: POST}}, cost: 3}}
   - {{name: site, per: host, rate: 900/min, match: {{header: {{X-Plan: gold}}}}}}
+  - {{name: costly, per: client, rate: 90k/min, cost: {{header: X-Cost, max: 50}}}}
   - {{name: all, per: global, rate: 10k/min}}
 """
 
@@ -55,7 +56,7 @@ def limits(explained: Explained) -> dict[str, LimitPart]:
     return {limit.name: limit for limit in explained.limits}
 
 
-EVERYBODY = {"per-client", "keyed", "pair", "all"}
+EVERYBODY = {"per-client", "keyed", "pair", "costly", "all"}
 
 
 @pytest.mark.parametrize(
@@ -190,6 +191,11 @@ ASKED = [
     Question("GET /", "127.0.0.2", ("X-Forwarded-For: 198.51.100.9",)),
     Question("GET /", "127.0.0.2", ("X-Forwarded-For: 192.0.2.7",)),
     Question("GET /", "127.0.0.3", ("X-Forwarded-For: 203.0.113.5",)),
+    Question("GET /", "127.0.0.2", ("X-Cost: 7",)),
+    Question("GET /", "127.0.0.2", ("X-Cost: 5000",)),
+    Question("GET /", "127.0.0.2", ("X-Cost: seven",)),
+    Question("GET /", "127.0.0.2", ("X-Cost: 0",)),
+    Question("GET /", "127.0.0.3", ("X-Cost: 7",)),
 ]
 
 
@@ -220,7 +226,9 @@ def used(admin_port: int, limit: LimitPart) -> int:
     query = "&".join(f"key={part.replace('/', '%2F')}" for part in limit.key.split(" "))
     status, _, body = ask(admin_port, "GET", f"/api/keys/show?limit={limit.name}&{query}")
     assert status == 200, body
-    return max(key.windows[0].used for key in exactly(body, answers.KeysAnswer).keys)
+    found = exactly(body, answers.KeysAnswer).keys
+    assert {tuple(window.rate for window in key.windows) for key in found} >= {limit.rates}
+    return max(key.windows[0].used for key in found)
 
 
 def test_the_daemon_does_what_is_explained(start_daemon: StartDaemon, nginx: Nginx, tmp_path: Path) -> None:

@@ -99,6 +99,19 @@ def test_a_ban_and_its_end(site: Site) -> None:
     assert (code, err.startswith("ratelimitd: for: 'soon' is no duration")) == (1, True)
 
 
+def test_a_ban_by_the_limit_itself_is_lifted_whole(site: Site) -> None:
+    """Without the refusals that led to it: the next refusal must not ban at once."""
+    site.file.write_text(
+        site.file.read_text().replace("rate: 3/10m", "rate: 3/10m, ban: {after: 2, within: 1h, for: 1h}")
+    )
+    assert site.says("reload")[0] == 0
+    assert [site.get() for _ in range(7)] == [200, 200, 200, 429, 429, 403, 403]
+    assert site.says("keys", "unban", LOOPBACK)[0] == 0
+    assert [site.get() for _ in range(3)] == [429, 429, 403]
+    assert site.says("keys", "reset", LOOPBACK)[0] == 0
+    assert [site.get() for _ in range(6)] == [200, 200, 200, 429, 429, 403]
+
+
 def test_a_key_that_is_a_secret_is_named_by_what_is_shown(site: Site) -> None:
     secret = "hunter2-and-more"
     assert [site.get(**{"X-Key": secret}) for _ in range(3)] == [200, 200, 429]
