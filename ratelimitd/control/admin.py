@@ -141,7 +141,7 @@ class AdminServer:
         except (OSError, TimeoutError):
             pass  # the other side is gone or does not read: there is nobody to tell
         except asyncio.CancelledError:
-            pass  # the daemon ends; asyncio would tell of a connection's cancelled task as of a mistake
+            pass  # the daemon ends; nobody waits for this task, and its end is no error
         finally:
             self._connections -= 1
             writer.close()

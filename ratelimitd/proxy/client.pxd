@@ -4,7 +4,8 @@ from libc.stdint cimport uint64_t
 
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.second_reader cimport Witness
-from ratelimitd.limits.decision cimport Client, Decision
+from ratelimitd.limits.charges cimport Client
+from ratelimitd.limits.decision cimport Decision
 from ratelimitd.proxy.exchange cimport Exchange
 from ratelimitd.proxy.live cimport Policy, Route
 

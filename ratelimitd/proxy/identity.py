@@ -10,7 +10,7 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING, Final
 
-from ratelimitd.limits.decision import Client
+from ratelimitd.limits.charges import Client
 from ratelimitd.limits.keys import (
     Networks,
     address,

@@ -5,7 +5,8 @@ from libc.stdint cimport int64_t, uint64_t
 from ratelimitd.http.forwarding cimport Forwarding
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.second_reader cimport SecondReader
-from ratelimitd.limits.decision cimport Client, Limiter
+from ratelimitd.limits.charges cimport Client
+from ratelimitd.limits.decision cimport Limiter
 from ratelimitd.limits.inflight cimport InFlight
 from ratelimitd.limits.refusals cimport Refusals
 from ratelimitd.proxy.deadlines cimport Wheel

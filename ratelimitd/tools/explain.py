@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ratelimitd.http.head import Head
     from ratelimitd.http.target import RequestText
-    from ratelimitd.limits.decision import Client
+    from ratelimitd.limits.charges import Client
     from ratelimitd.limits.policy import LimitRules
 
 
