@@ -122,7 +122,7 @@ class Reloader:
         except RatelimitdError as error:
             outcome = Outcome(refusal=str(error))
         self._tell(outcome)
-        self._notifier.ready("serving")
+        self._notifier.reloaded(refused=outcome.refusal)
         return outcome
 
     def _tell(self, outcome: Outcome) -> None:
