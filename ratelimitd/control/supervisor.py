@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import os
 import resource
@@ -32,7 +31,8 @@ from ratelimitd.control.keyring import Keyring
 from ratelimitd.control.keytexts import Texts
 from ratelimitd.control.listening import Listening
 from ratelimitd.control.notify import Notifier
-from ratelimitd.control.reload import Reloader, read
+from ratelimitd.control.reader import Reader
+from ratelimitd.control.reload import Reloader
 from ratelimitd.control.resolve import check_upstreams
 from ratelimitd.control.status import State, Status, Views
 from ratelimitd.control.workers import Workers
@@ -179,9 +179,10 @@ class Supervisor:
         await self._stop.wait()
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _reloader(self, workers: Workers, segment: Segment) -> Reloader:
-        reader = functools.partial(read, self._config_path, self._flags or Flags())
+        reader = Reader(self._config_path, self._flags or Flags())
         return Reloader(
             self._config, reader, workers, segment.registry, self._status, self._notifier, self._journal
         )
