@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ratelimitd.config.flags import Flags
+    from ratelimitd.control.access_log import AccessLogWriter
     from ratelimitd.control.notify import Notifier
     from ratelimitd.control.status import Status
     from ratelimitd.control.workers import Workers
@@ -44,6 +45,7 @@ class Reloader:
         read_again: Callable[[], Awaitable[bytes]],
         workers: Workers,
         registry: Registry,
+        access_log: AccessLogWriter,
         status: Status,
         notifier: Notifier,
     ) -> None:
@@ -51,6 +53,7 @@ class Reloader:
         self._read_again = read_again
         self._workers = workers
         self._registry = registry
+        self._access_log = access_log
         self._status = status
         self._notifier = notifier
         self._generation = 0
@@ -90,9 +93,17 @@ class Reloader:
         if fixed:
             raise StartError(f"a change of {', '.join(fixed)} needs a restart")
         await check_upstreams(config)
-        self._generation += 1
-        catalogue.register(config, self._registry)
-        await self._workers.compile(encoded, self._generation)
+        destination = await asyncio.to_thread(self._access_log.prepare, config.log)
+        try:
+            self._generation += 1
+            catalogue.register(config, self._registry)
+            await self._workers.compile(encoded, self._generation)
+        except RatelimitdError:
+            if destination is not None:
+                destination.close()
+            raise
+        if destination is not None:
+            self._access_log.use(destination)
         await self._workers.swap()
         self._config = config
         return changed

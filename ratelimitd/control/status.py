@@ -15,6 +15,7 @@ from ratelimitd.segment import layout
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ratelimitd.control.access_log import AccessLogWriter
     from ratelimitd.control.census import Census
     from ratelimitd.control.workers import Workers
     from ratelimitd.segment.memory import Segment
@@ -40,11 +41,19 @@ class Status:
 class Views:
     """The pages of the admin server."""
 
-    def __init__(self, status: Status, segment: Segment, workers: Workers, census: Census) -> None:
+    def __init__(
+        self,
+        status: Status,
+        segment: Segment,
+        workers: Workers,
+        census: Census,
+        access_log: AccessLogWriter,
+    ) -> None:
         self._status = status
         self._segment = segment
         self._workers = workers
         self._census = census
+        self._access_log = access_log
         self._exposition = Exposition(DaemonCollector(segment.registry, self._all_pages, self._facts))
 
     def pages(self) -> dict[str, Callable[[Request], Response]]:
@@ -79,6 +88,7 @@ class Views:
             table_entries=self._census.entries,
             table_evictions=self._segment.word(layout.EVICT) + self._segment.word(layout.EVICT_HARD),
             limit_keys=tuple(self._limit_keys().items()),
+            log_lines_dropped=self._access_log.dropped,
             reload_successful=self._status.reload_successful,
             reload_success_at_s=self._status.reload_success_at_s,
             reloads=tuple(self._status.reloads.items()),

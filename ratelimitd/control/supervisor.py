@@ -21,6 +21,7 @@ import msgspec
 
 from ratelimitd.config.flags import Flags
 from ratelimitd.control import catalogue, log
+from ratelimitd.control.access_log import AccessLogWriter
 from ratelimitd.control.admin import AdminServer
 from ratelimitd.control.census import Census
 from ratelimitd.control.cpus import available_cpus
@@ -93,17 +94,19 @@ class Supervisor:
         with contextlib.closing(Listening.open(self._config.listen, count)) as listening:
             workers = Workers(self._command, segment, count, listening.for_worker)
             census = Census(segment, table)
-            admin = AdminServer(Views(self._status, segment, workers, census).pages())
+            access_log = self._open_access_log(segment)
+            admin = AdminServer(Views(self._status, segment, workers, census, access_log).pages())
             try:
                 await admin.open(self._config.admin)
                 if await self._start(workers):
                     self._announce(listening, count, admin.addresses)
-                    await self._serve(census, self._reloader(workers, segment))
+                    await self._serve(census, self._reloader(workers, segment, access_log))
                     await self._drain(workers, listening)
             finally:
                 workers.kill()
                 await workers.ended()
                 await admin.close()
+                await asyncio.to_thread(access_log.close)
         logger.info("stopped")
 
     async def _start(self, workers: Workers) -> bool:
@@ -135,9 +138,17 @@ class Supervisor:
         for task in tasks:
             task.cancel()
 
-    def _reloader(self, workers: Workers, segment: Segment) -> Reloader:
+    def _reloader(self, workers: Workers, segment: Segment, access_log: AccessLogWriter) -> Reloader:
         reader = functools.partial(read, self._config_path, self._flags or Flags())
-        return Reloader(self._config, reader, workers, segment.registry, self._status, self._notifier)
+        return Reloader(
+            *(self._config, reader, workers, segment.registry, access_log, self._status, self._notifier)
+        )
+
+    def _open_access_log(self, segment: Segment) -> AccessLogWriter:
+        rings = [segment.ring(index) for index in range(layout.FIRST_WORKER_PAGE, segment.pages)]
+        access_log = AccessLogWriter(rings, self._config.log)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, access_log.reopen)
+        return access_log
 
     async def _drain(self, workers: Workers, listening: Listening) -> None:
         self._status.state = State.DRAINING
@@ -170,7 +181,7 @@ class Supervisor:
             loop.add_signal_handler(number, self._stop_asked, number)
         for number, what in (
             (signal.SIGHUP, "reload during the start"),
-            (signal.SIGUSR1, "reopening logs"),
+            (signal.SIGUSR1, "reopening logs during the start"),
             (signal.SIGUSR2, "upgrade in place"),
         ):
             loop.add_signal_handler(number, _not_supported, number, what)

@@ -51,6 +51,7 @@ cdef class Forwarding:
         """Marks in `head` what must go and returns the lines to add. `peer_lines` are what `peer_lines` made
         of the peer and scheme once per connection."""
         cdef int i
+        self.id = None
         if head.underscores:
             self._drop_counterfeits(head)
         if trusted or self.sends_forwarded:
@@ -137,6 +138,7 @@ cdef class Forwarding:
         while at >= 0:
             if trusted and not kept:
                 kept = True
+                self.id = head.value(at)
             else:
                 head.fields[at].drop = 1
             at = head.find_next(self.request_id, at)
@@ -160,4 +162,5 @@ cdef class Forwarding:
         halves[1] = mix(self.seed_low)
         for i in range(ID_DIGITS):
             digits[i] = HEX[(halves[i >> 4] >> (4 * (i & 15))) & 15]
-        return PyBytes_FromStringAndSize(digits, ID_DIGITS)
+        self.id = PyBytes_FromStringAndSize(digits, ID_DIGITS)
+        return self.id

@@ -125,7 +125,10 @@ cdef class ClientConnection(Exchange):
         if end == 0 or end - self.at > policy.head_bound:
             self._refuse(431, "the head is larger than bounds.head")
             return True
+        self.bytes_in = end - self.at
         status = head.parse_request(self.buffer, self.at, end, policy.target_bound)
+        if policy.log is not None:
+            self.keep_head(head)
         if status:
             self._refuse(status, head.fault.decode())
             return True
@@ -142,6 +145,7 @@ cdef class ClientConnection(Exchange):
         self.is_head = head.is_head
         self.expects_continue = head.expects_continue
         self.body_left = max(head.content_length, 0)
+        self.bytes_in += self.body_left
         self.idempotent = method in IDEMPOTENT
         if self._is_served(head, method) and self._admit(head, method):
             self._forward(head)
@@ -201,6 +205,8 @@ cdef class ClientConnection(Exchange):
             self._refuse(fault.status, fault.detail)
             return False
         self._identify(head)
+        if policy.log is not None:
+            self.address = self.client.address
         if self.client.denied:
             self.reply(403, "this client is denied here", DENIED, None, NOTHING, False, accepts_text(head))
             return False
@@ -228,6 +234,7 @@ cdef class ClientConnection(Exchange):
         cdef Decision decision = policy.limiter.decide(head, self.client, text, boottime_us())
         if decision == AGAIN:
             decision = policy.limiter.decide_again(boottime_us())
+        self.decided_us = policy.limiter.decided.at_us
         if decision == ADMIT:
             self.rate_lines = policy.limiter.admitted_lines() if policy.rate_limit_fields else NOTHING
             return True
@@ -280,6 +287,8 @@ cdef class ClientConnection(Exchange):
         cdef bytes lines = policy.forwarding.lines(
             head, self.peer_lines, self.peer_text, self.listener.scheme, self.trusted
         )
+        if policy.log is not None:
+            self.request_id = policy.forwarding.id
         self.request = head.render(origin_line(head), lines, body_end)
         self.at = body_end
         if self.body_left == 0:
@@ -323,6 +332,8 @@ cdef class ClientConnection(Exchange):
         if not self._witnessed(part):
             self.body_left -= n
             self.drop_upstream()
+            self.status = self.status or 400
+            self.end_request(MALFORMED)
             self.cut()
             return
         self.body_left -= n

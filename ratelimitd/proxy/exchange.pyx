@@ -6,22 +6,31 @@ once, and then the connection is kept, closed, cut or read empty: an unread rest
 the next request, and a last answer is never lost to a reset. How requests come in is `client`'s business.
 """
 
-from cpython.bytes cimport PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint64_t
 
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.request cimport tells_rate_limit
-from ratelimitd.proxy.clock cimport boottime_us
-from ratelimitd.proxy.live cimport FORWARDED, TIMEOUT, UPSTREAM_ERROR, Listener, Live, Outcome, Policy
+from ratelimitd.proxy.access_log cimport AccessLine, AccessLog, no_text, text_at, text_of, text_of_bytes
+from ratelimitd.proxy.clock cimport boottime_us, wall_us
+from ratelimitd.proxy.live cimport CLIENT_GONE, FORWARDED, TIMEOUT, UPSTREAM_ERROR, Listener, Live, Outcome, Policy
 from ratelimitd.proxy.upstream cimport Downstream
+
+from ratelimitd.segment.series import OUTCOMES
 
 cdef enum:
     MOST_DISCARDED = 65536
     SPAN_BYTES = 16384  # what a body must move in each span of `timeouts.body`
     DISCARD_MS = 1000
     LINGER_MS = 2000
+    MOST_KEPT_WHOLE = 16384  # a buffer with more holds a body too, and is not kept for its head's sake
 
 cdef bytes NOTHING = b""
+cdef tuple OUTCOME_TEXTS = tuple([outcome.encode() for outcome in OUTCOMES])
+cdef const char* OUTCOME_NAMES[8]
+cdef int outcome_index
+for outcome_index in range(8):
+    OUTCOME_NAMES[outcome_index] = PyBytes_AS_STRING(OUTCOME_TEXTS[outcome_index])
 
 
 cdef class Exchange(Downstream):
@@ -34,7 +43,8 @@ cdef class Exchange(Downstream):
 
     cdef void answer_interim(self, bytes head):
         if self.minor == 1:
-            self.live.slots[self.live.bytes_out_slot] += PyBytes_GET_SIZE(head)
+            self._count_out(PyBytes_GET_SIZE(head))
+            self.heads_out += PyBytes_GET_SIZE(head)
             self.write(head)
 
     cdef void answer_begins(self, Head head, bytes data, Py_ssize_t body_end, bint until_close, bint whole):
@@ -42,6 +52,7 @@ cdef class Exchange(Downstream):
         cdef bytes answer
         self.request = None
         self.state = ANSWERING
+        self.status = head.status
         self.answered_us = self.connection.answered_us
         self.closes = until_close or not self.keep_alive or self.body_left > 0 or self.live.draining
         if PyBytes_GET_SIZE(self.rate_lines) and not tells_rate_limit(head):
@@ -51,7 +62,8 @@ cdef class Exchange(Downstream):
         elif self.minor == 0:
             added += b"Connection: keep-alive\r\n"
         answer = head.render(None, added, body_end)
-        self.live.slots[self.live.bytes_out_slot] += PyBytes_GET_SIZE(answer)
+        self._count_out(PyBytes_GET_SIZE(answer))
+        self.heads_out += PyBytes_GET_SIZE(answer) - (body_end - head.end)
         self.write(answer)
         if whole:
             self._answered()
@@ -64,7 +76,7 @@ cdef class Exchange(Downstream):
         self.answered_us = self.connection.answered_us
         self.moved += n
         if n:
-            self.live.slots[self.live.bytes_out_slot] += n
+            self._count_out(n)
             self.write(data)
         if whole:
             self._answered()
@@ -114,7 +126,11 @@ cdef class Exchange(Downstream):
             added += b"Connection: keep-alive\r\n"
         reply = self.policy.replies.get(status, detail, limit=limit, as_text=as_text)
         answer = reply.render(self.live.date_line + added, close=close, head_only=self.is_head)
-        self.live.slots[self.live.bytes_out_slot] += PyBytes_GET_SIZE(answer)
+        self._count_out(PyBytes_GET_SIZE(answer))
+        self.status = status
+        if self.policy.log is not None:
+            self.limit = limit
+            self.heads_out += answer.find(b"\r\n\r\n") + 4
         self.write(answer)
         self.end_request(outcome)
         self._settle(close, unreadable)
@@ -127,6 +143,11 @@ cdef class Exchange(Downstream):
         self.keep_alive = True
         self.minor = 1
         self.route = None
+        self.server = None
+        self.status = 0
+        self.bytes_in = PyBytes_GET_SIZE(self.buffer) - self.at
+        self.bytes_out = self.heads_out = 0
+        self.decided_us = 0
         self.live.slots[self.listener.idle_slot] -= 1
         self.live.slots[self.listener.active_slot] += 1
 
@@ -134,7 +155,7 @@ cdef class Exchange(Downstream):
         """Counts the request in work, once."""
         cdef Live live = self.live
         cdef int64_t duration_us
-        cdef uint64_t now_us
+        cdef uint64_t now_us = 0
         live.slots[self.listener.outcome_slot + outcome] += 1
         live.slots[self.listener.active_slot] -= 1
         live.slots[self.listener.idle_slot] += 1
@@ -144,6 +165,76 @@ cdef class Exchange(Downstream):
             live.observe(self.route.upstream.duration_slot, live.request_bounds, live.request_bound_count, duration_us)
             duration_us -= self.answered_us - self.asked_us
             live.observe(live.overhead_slot, live.overhead_bounds, live.overhead_bound_count, duration_us)
+        if self.policy.log is not None:
+            self._log(outcome, now_us or boottime_us())
+
+    cdef void _count_out(self, Py_ssize_t n) noexcept:
+        self.live.slots[self.live.bytes_out_slot] += n
+        self.bytes_out += n
+
+    # --- its line in the access log ---------------------------------------------------------------------
+
+    cdef void keep_head(self, Head head):
+        """Keeps what the line will need of the head: the bytes as they came, while those are few."""
+        cdef Py_ssize_t shift = 0
+        cdef int at
+        if PyBytes_GET_SIZE(self.buffer) <= MOST_KEPT_WHOLE:
+            self.kept_head = self.buffer
+        else:
+            self.kept_head = self.buffer[head.start : head.end]
+            shift = head.start
+        self.kept.method = head.start - shift
+        self.kept.method_end = head.method_end - shift
+        self.kept.target = head.target_start - shift
+        self.kept.target_end = head.target_end - shift
+        self.kept.referer = self.kept.referer_end = self.kept.agent = self.kept.agent_end = 0
+        if self.policy.log.combined:
+            at = head.find(b"referer")
+            if at >= 0:
+                self.kept.referer = head.fields[at].value_start - shift
+                self.kept.referer_end = head.fields[at].value_end - shift
+            at = head.find(b"user-agent")
+            if at >= 0:
+                self.kept.agent = head.fields[at].value_start - shift
+                self.kept.agent_end = head.fields[at].value_end - shift
+
+    cdef void _log(self, Outcome outcome, uint64_t now_us):
+        """Writes the line of the request that ends now, and lets go of what was kept for it."""
+        cdef AccessLog log = self.policy.log
+        cdef AccessLine line
+        if outcome != FORWARDED or not log.skips():
+            line.duration_us = now_us - self.started_us
+            line.began_us = wall_us() - line.duration_us
+            line.decided_us = (self.decided_us or now_us) + log.wall_offset_us
+            line.status = 499 if outcome == CLIENT_GONE else self.status
+            line.outcome = OUTCOME_NAMES[<int>outcome]
+            self._describe(&line)
+            log.add(&line)
+        self.kept_head = self.request_id = None
+        self.address = self.limit = None
+
+    cdef void _describe(self, AccessLine* line):
+        cdef const char* head
+        cdef str address = self.address
+        if address is None:
+            address = self.address = self.policy.identify.text(self.peer).decode()
+        line.client = text_of(address)
+        line.limit = text_of(self.limit)
+        line.upstream = no_text() if self.route is None else text_of(self.route.upstream.name)
+        line.server = no_text() if self.server is None else text_of(self.server.url)
+        line.request_id = text_of_bytes(self.request_id)
+        line.minor = self.minor
+        line.bytes_in = self.bytes_in - self.body_left
+        line.bytes_out = self.bytes_out
+        line.body_out = self.bytes_out - self.heads_out
+        if self.kept_head is None:
+            line.method = line.target = line.referer = line.agent = no_text()
+            return
+        head = PyBytes_AS_STRING(self.kept_head)
+        line.method = text_at(head, self.kept.method, self.kept.method_end)
+        line.target = text_at(head, self.kept.target, self.kept.target_end)
+        line.referer = text_at(head, self.kept.referer, self.kept.referer_end)
+        line.agent = text_at(head, self.kept.agent, self.kept.agent_end)
 
     cdef void _settle(self, bint close, bint unreadable):
         """The request is answered: what becomes of the connection, and of what was not read of a body."""

@@ -6,6 +6,7 @@ from ratelimitd.http.forwarding cimport Forwarding
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.second_reader cimport SecondReader
 from ratelimitd.limits.decision cimport Client, Limiter
+from ratelimitd.proxy.access_log cimport AccessLog
 from ratelimitd.proxy.deadlines cimport Wheel
 from ratelimitd.proxy.upstream cimport Upstream
 
@@ -35,6 +36,7 @@ cdef class Policy:
         Forwarding forwarding
         readonly object replies
         readonly object identify
+        readonly AccessLog log  # None: no access log
         bint needs_text
         bint rate_limit_fields
         Py_ssize_t head_bound

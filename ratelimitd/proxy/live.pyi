@@ -4,6 +4,7 @@ from ratelimitd.config.model import Config
 from ratelimitd.http.forwarding import Forwarding
 from ratelimitd.http.replies import Replies
 from ratelimitd.limits.decision import Limiter
+from ratelimitd.proxy.access_log import AccessLog
 from ratelimitd.proxy.deadlines import Wheel
 from ratelimitd.proxy.identity import Identify
 from ratelimitd.proxy.measures import Measures
@@ -25,6 +26,7 @@ class Policy:
         forwarding: Forwarding,
         replies: Replies,
         identify: Identify,
+        log: AccessLog | None,
     ) -> None: ...
     @property
     def limiter(self) -> Limiter: ...
@@ -34,6 +36,8 @@ class Policy:
     def replies(self) -> Replies: ...
     @property
     def identify(self) -> Identify: ...
+    @property
+    def log(self) -> AccessLog | None: ...
 
 class Live:
     def __init__(self, wheel: Wheel, slots: memoryview, measures: Measures) -> None: ...

@@ -93,7 +93,7 @@ class Worker:
         table = Table(segment.memory, shape.offset, shape.stripes, shape.buckets_per_stripe)
         wheel = Wheel(TICK_MS)
         self._live = Live(wheel, self._page.slots, measures.measures(segment.registry))
-        self._compiler = Compiler(segment, table, self._page.slots, wheel, self._loop)
+        self._compiler = Compiler(segment, table, order.page, wheel, self._loop)
         self._live.swap(self._compiler.compile(self._config, order.generation + 1))
         self._tick(time.monotonic_ns())
         for bind, fd in zip(order.listeners, fds, strict=True):

@@ -1,7 +1,7 @@
 """Where everything lies in the shared segment: numbers, and the arithmetic that makes them.
 
-Order in memory: header, table (stripes, then buckets), registry of limits, registry of series, pages. Each
-part starts on a 4 KiB boundary. Whoever changes a number here raises LAYOUT_VERSION: a segment of another
+Order in memory: header, table (stripes, then buckets), registry of limits, registry of series, pages, rings
+of log lines (one for each page). Each part starts on a 4 KiB boundary. Whoever changes a number here raises LAYOUT_VERSION: a segment of another
 layout is never read. The parts are sparse until they are written, so generous sizes cost nothing.
 """
 
@@ -13,7 +13,7 @@ from typing import Final
 from ratelimitd.limits.table_values import shape as table_shape
 
 MAGIC: Final = b"ratelimd"
-LAYOUT_VERSION: Final = 1
+LAYOUT_VERSION: Final = 2
 
 # Header: offsets in bytes; all words are 64 bits.
 HEADER_SIZE: Final = 4096
@@ -46,6 +46,10 @@ PAGE_LAG_US: Final = 24  # how late the process's loop ran at its last heartbeat
 PAGE_SLOTS: Final = 64
 SLOTS_PER_PAGE: Final = (PAGE_SIZE - PAGE_SLOTS) // 8
 
+# A ring outlives the process that writes into it: the next owner of the page goes on where it stopped.
+RING_SIZE: Final = 4 * 1024 * 1024  # a power of two: the least that bears a pause of 50 ms at full speed
+RING_STRIDE: Final = RING_SIZE + 4096
+
 BASE_PAGE: Final = 0  # counts of processes that are gone
 SUPERVISOR_PAGE: Final = 1
 FIRST_WORKER_PAGE: Final = 2
@@ -68,6 +72,7 @@ class Layout:
     limits: int
     series: int
     pages: int
+    rings: int
     size: int
 
 
@@ -77,12 +82,14 @@ def layout(entries: int, pages: int) -> Layout:
     limits = _page_up(HEADER_SIZE + table.size)
     series = limits + LIMITS_SIZE
     first_page = series + SERIES_SIZE
+    first_ring = first_page + pages * PAGE_SIZE
     return Layout(
         TablePlace(HEADER_SIZE, table.stripes, table.buckets_per_stripe),
         limits,
         series,
         first_page,
-        first_page + pages * PAGE_SIZE,
+        first_ring,
+        first_ring + pages * RING_STRIDE,
     )
 
 
