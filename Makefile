@@ -37,7 +37,7 @@ test-bare: ## both commands of the README in a bare Debian, made with debootstra
 lint: build-dev ## ruff, mypy, the stubs of the compiled modules, the rules of the architecture
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict ratelimitd tests benchmarks
+	$(BIN)/mypy --strict ratelimitd tests benchmarks scripts/test-bare
 	$(BIN)/python -m mypy.stubtest $(STUBTEST) $(COMPILED)
 	$(PYTEST) -q tests/test_architecture.py
 

@@ -211,8 +211,8 @@ def written_by_us() -> Iterator[Path]:
         if top.name in WRITTEN_BY_NOBODY | hidden:
             continue
         for path in [top] if top.is_file() else sorted(top.rglob("*")):
-            built = path.suffix in {".so", ".pyc"} or path.with_suffix(".pyx").exists()
-            if path.is_file() and (path.suffix == ".pyx" or not built):
+            compiled = path.suffix == ".c" and path.with_suffix(".pyx").exists()
+            if path.is_file() and path.suffix not in {".so", ".pyc"} and not compiled:
                 yield path
 
 

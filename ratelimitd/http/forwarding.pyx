@@ -136,7 +136,7 @@ cdef class Forwarding:
         cdef int at = head.find(self.request_id)
         cdef bint kept = False
         while at >= 0:
-            if trusted and not kept:
+            if trusted and not kept and not head.fields[at].drop:
                 kept = True
                 self.id = head.value(at)
             else:
