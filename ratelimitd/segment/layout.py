@@ -1,7 +1,7 @@
 """Where everything lies in the shared segment: numbers, and the arithmetic that makes them.
 
-Order in memory: header, table (stripes, then buckets), registry of limits, registry of series, pages, rings of
-log lines (one for each page). Each part starts on a 4 KiB boundary. Whoever changes a number here raises
+Order in memory: header, table (stripes, then buckets), registry of limits, registry of series, pages, rings
+of log lines (one for each page). Each part starts on a 4 KiB boundary. Whoever changes a number here raises
 LAYOUT_VERSION: a segment of another layout is never read. The parts are sparse until they are written, so
 generous sizes cost nothing.
 """

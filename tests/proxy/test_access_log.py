@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import mmap
 import re
@@ -61,9 +61,9 @@ KEYS = [
 ]
 
 
-def began(entry: dict[str, Any]) -> datetime.datetime:
-    epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-    return epoch + datetime.timedelta(milliseconds=entry["began_us"] // 1000)
+def began(entry: dict[str, Any]) -> dt.datetime:
+    epoch = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+    return epoch + dt.timedelta(milliseconds=entry["began_us"] // 1000)
 
 
 def latin(text: bytes | None) -> str | None:
@@ -81,7 +81,7 @@ def test_json_gives_back_every_value(entry: dict[str, Any]) -> None:
     seen = json.loads(line)
     assert list(seen) == KEYS
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", seen["time"])
-    assert datetime.datetime.fromisoformat(seen["time"]) == began(entry)
+    assert dt.datetime.fromisoformat(seen["time"]) == began(entry)
     assert seen["duration_ms"] == entry["duration_us"] / 1000
     assert seen["decided"] == entry["decided_us"]
     for name in ("client", "status", "outcome", "limit", "bytes_in", "bytes_out", "upstream", "server"):
@@ -105,7 +105,7 @@ def test_combined_gives_back_every_value_it_has(entry: dict[str, Any]) -> None:
     assert found
     client, time, request, status, size, referer, agent = found.groups()
     assert client == entry["client"]
-    assert datetime.datetime.strptime(time, "%d/%b/%Y:%H:%M:%S %z") == began(entry).replace(microsecond=0)
+    assert dt.datetime.strptime(time, "%d/%b/%Y:%H:%M:%S %z") == began(entry).replace(microsecond=0)
     asked = b"-"
     if entry["method"] and entry["target"]:
         asked = b"%b %b HTTP/1.%d" % (entry["method"], entry["target"], entry["minor"])
