@@ -12,10 +12,14 @@
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 /* What is longer is cut. The largest line has a target and seven other texts, each byte escaped by six. */
 #define LINE_MOST_TARGET 65536
 #define LINE_MOST_TEXT 4096
+#define LINE_OUTCOME 16
 #define LINE_MOST (6 * (LINE_MOST_TARGET + 9 * LINE_MOST_TEXT) + 1024)
 
 typedef struct {
@@ -33,7 +37,8 @@ typedef struct {
     int64_t body_out; /* of bytes_out, without heads */
     int status;
     int minor; /* of the HTTP version */
-    const char *outcome;
+    const char *outcome; /* LINE_OUTCOME bytes can be read there */
+    int outcome_n;
     LineText client, method, target, limit, upstream, server, request_id, referer, agent;
 } AccessLine;
 
@@ -43,23 +48,30 @@ typedef struct {
     char combined[32]; /* 25/Nov/2026:02:17:29 */
 } LineClock;
 
+/* Copies are of constant sizes where speed matters, for the compiler to make moves of; there is room in every
+   line for what lies beyond the text. */
 static inline char *line_put(char *out, const char *text)
 {
-    size_t n = strlen(text); /* known to the compiler: `text` is a literal wherever speed matters */
+    size_t n = strlen(text); /* known to the compiler: `text` is a literal */
     memcpy(out, text, n);
     return out + n;
 }
 
 static inline char *line_number(char *out, int64_t value)
 {
-    char digits[20];
+    static const char pairs[] = "00010203040506070809101112131415161718192021222324252627282930313233343536373839"
+                                "40414243444546474849505152535455565758596061626364656667686970717273747576777879"
+                                "8081828384858687888990919293949596979899";
+    char digits[40];
     int n = 20;
     uint64_t left = value < 0 ? 0 : (uint64_t)value;
-    do {
-        digits[--n] = (char)('0' + left % 10);
-        left /= 10;
-    } while (left);
-    memcpy(out, digits + n, (size_t)(20 - n));
+    while (left >= 10) {
+        n -= 2;
+        memcpy(digits + n, pairs + 2 * (left % 100), 2);
+        left /= 100;
+    }
+    if (left || n == 20) digits[--n] = (char)('0' + left);
+    memcpy(out, digits + n, 20);
     return out + 20 - n;
 }
 
@@ -87,25 +99,45 @@ static inline void line_tell_time(LineClock *clock, int64_t second)
     clock->second = second;
 }
 
-/* Whether one of these eight bytes cannot stand as it is: a control, DEL, above 127, `"` or `\`. */
-static inline int line_eight_need_care(uint64_t w)
+/* Copies a step of bytes, unless one of them cannot stand as it is: a control, DEL, above 127, `"` or `\`. */
+#ifdef __SSE2__
+#define LINE_STEP 16
+static inline int line_copy_plain(char *out, const unsigned char *in)
+{
+    const __m128i v = _mm_loadu_si128((const __m128i *)in);
+    __m128i care = _mm_cmplt_epi8(v, _mm_set1_epi8(0x20)); /* above 127 is below 0 */
+    care = _mm_or_si128(care, _mm_cmpeq_epi8(v, _mm_set1_epi8(0x7f)));
+    care = _mm_or_si128(care, _mm_cmpeq_epi8(v, _mm_set1_epi8('"')));
+    care = _mm_or_si128(care, _mm_cmpeq_epi8(v, _mm_set1_epi8('\\')));
+    if (_mm_movemask_epi8(care)) return 0;
+    _mm_storeu_si128((__m128i *)out, v);
+    return 1;
+}
+#else
+#define LINE_STEP 8
+static inline int line_copy_plain(char *out, const unsigned char *in)
 {
     const uint64_t ones = 0x0101010101010101ULL, tops = 0x8080808080808080ULL;
-    uint64_t quote = w ^ (ones * '"'), slash = w ^ (ones * '\\'), del = w ^ (ones * 0x7f);
-    uint64_t found = w | ((w - ones * 0x20) & ~w);
-    found |= (quote - ones) & ~quote;
-    found |= (slash - ones) & ~slash;
-    found |= (del - ones) & ~del;
-    return (found & tops) != 0;
+    uint64_t w, quote, slash, del, found;
+    memcpy(&w, in, 8);
+    quote = w ^ (ones * '"'), slash = w ^ (ones * '\\'), del = w ^ (ones * 0x7f);
+    found = w | ((w - ones * 0x20) & ~w);
+    found |= ((quote - ones) & ~quote) | ((slash - ones) & ~slash) | ((del - ones) & ~del);
+    if (found & tops) return 0;
+    memcpy(out, &w, 8);
+    return 1;
 }
+#endif
 
 static inline char *line_escape(char *out, unsigned char c, int json, int own)
 {
     static const char hex[] = "0123456789abcdef";
-    if (c == '"' || c == '\\') {
+    if (c >= 0x20 && c < 0x7f && c != '"' && c != '\\') {
+        *out++ = (char)c;
+    } else if (c == '"' || c == '\\') {
         *out++ = '\\';
         *out++ = (char)c;
-    } else if ((c >= 0x20 && c < 0x7f) || (json && own && c > 0x7f)) {
+    } else if (json && own && c > 0x7f) {
         *out++ = (char)c;
     } else {
         out = line_put(out, json ? "\\u00" : "\\x");
@@ -118,17 +150,16 @@ static inline char *line_escape(char *out, unsigned char c, int json, int own)
 static inline char *line_text(char *out, const LineText *text, ptrdiff_t most, int json)
 {
     const unsigned char *in = (const unsigned char *)text->at;
-    ptrdiff_t i = 0, n = text->n < most ? text->n : most;
-    uint64_t eight;
+    ptrdiff_t i = 0, n = text->n < most ? text->n : most, last = n - LINE_STEP;
     while (i < n) {
-        if (i + 8 <= n) {
-            memcpy(&eight, in + i, 8);
-            if (!line_eight_need_care(eight)) {
-                memcpy(out, &eight, 8);
-                out += 8;
-                i += 8;
+        if (i <= last) {
+            if (line_copy_plain(out, in + i)) {
+                out += LINE_STEP;
+                i += LINE_STEP;
                 continue;
             }
+        } else if (last >= 0 && line_copy_plain(out - (i - last), in + last)) {
+            return out + (n - i); /* the last step: those of it that were written already are plain, too */
         }
         out = line_escape(out, in[i++], json, text->own);
     }
@@ -149,14 +180,17 @@ static inline char *line_as_json(char *out, const AccessLine *line, LineClock *c
 {
     line_tell_time(clock, line->began_us / 1000000);
     out = line_put(out, "{\"time\":\"");
-    out = line_put(out, clock->json);
+    memcpy(out, clock->json, 19);
+    out += 19;
     out = line_thousandths(out, (unsigned)(line->began_us / 1000 % 1000));
     out = line_number(line_put(out, "Z\",\"decided\":"), line->decided_us);
     out = line_json(line_put(out, ",\"client\":"), &line->client, LINE_MOST_TEXT);
     out = line_json(line_put(out, ",\"method\":"), &line->method, LINE_MOST_TEXT);
     out = line_json(line_put(out, ",\"target\":"), &line->target, LINE_MOST_TARGET);
     out = line_number(line_put(out, ",\"status\":"), line->status);
-    out = line_put(line_put(out, ",\"outcome\":\""), line->outcome);
+    out = line_put(out, ",\"outcome\":\"");
+    memcpy(out, line->outcome, LINE_OUTCOME);
+    out += line->outcome_n;
     out = line_json(line_put(out, "\",\"limit\":"), &line->limit, LINE_MOST_TEXT);
     out = line_number(line_put(out, ",\"bytes_in\":"), line->bytes_in);
     out = line_number(line_put(out, ",\"bytes_out\":"), line->bytes_out);

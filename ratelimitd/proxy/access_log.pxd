@@ -1,13 +1,22 @@
 """The access log of a worker; `access_log.pyx` says what it promises."""
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint64_t
 
 from ratelimitd.segment.ring cimport Ring
 
 
+cdef extern from "Python.h":
+    bint PyUnicode_IS_COMPACT_ASCII(object text)
+    void* PyUnicode_DATA(object text)
+    Py_ssize_t PyUnicode_GET_LENGTH(object text)
+    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* n) except NULL
+
+
 cdef extern from "ratelimitd/proxy/access_line.h" nogil:
     enum:
         LINE_MOST
+        LINE_OUTCOME
 
     ctypedef struct LineText:
         const char* at
@@ -24,6 +33,7 @@ cdef extern from "ratelimitd/proxy/access_line.h" nogil:
         int status
         int minor
         const char* outcome
+        int outcome_n
         LineText client
         LineText method
         LineText target
@@ -53,10 +63,36 @@ cdef struct Kept:
     Py_ssize_t agent_end
 
 
-cdef LineText no_text() noexcept
-cdef LineText text_at(const char* base, Py_ssize_t start, Py_ssize_t end) noexcept
-cdef LineText text_of(str text)
-cdef LineText text_of_bytes(bytes text)
+cdef inline void no_text(LineText* text) noexcept:
+    text.n = -1
+
+
+cdef inline void tell_sent(LineText* text, const char* base, Py_ssize_t start, Py_ssize_t end) noexcept:
+    """Bytes of a client; no text when `end` is not above `start`."""
+    text.at = base + start
+    text.n = end - start if end > start else -1
+    text.own = 0
+
+
+cdef inline void tell_bytes(LineText* text, bytes value) noexcept:
+    if value is None:
+        no_text(text)
+    else:
+        tell_sent(text, PyBytes_AS_STRING(value), 0, PyBytes_GET_SIZE(value))
+
+
+cdef inline int tell_own(LineText* text, str value) except -1:
+    """A text of our own or of the configuration, which must outlive the line; `value` may be None."""
+    if value is None:
+        no_text(text)
+        return 0
+    text.own = 1
+    if PyUnicode_IS_COMPACT_ASCII(value):
+        text.at = <const char*>PyUnicode_DATA(value)
+        text.n = PyUnicode_GET_LENGTH(value)
+    else:
+        text.at = PyUnicode_AsUTF8AndSize(value, &text.n)
+    return 0
 
 
 cdef class AccessLog:

@@ -7,40 +7,11 @@ access_line.h, which says how a client's bytes are escaped. `sample` is about fo
 was refused or failed is always logged.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport int64_t, uint64_t
 
 from ratelimitd.segment.ring cimport Ring
-
-cdef extern from "Python.h":
-    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* n) except NULL
-
-
-cdef LineText no_text() noexcept:
-    return LineText(at=NULL, n=-1, own=0)
-
-
-cdef LineText text_at(const char* base, Py_ssize_t start, Py_ssize_t end) noexcept:
-    """Bytes of a client; no text when `end` is not above `start`."""
-    if end <= start:
-        return no_text()
-    return LineText(at=base + start, n=end - start, own=0)
-
-
-cdef LineText text_of(str text):
-    """A text of our own or of the configuration, which must outlive the line."""
-    cdef LineText result = no_text()
-    if text is not None:
-        result.at = PyUnicode_AsUTF8AndSize(text, &result.n)
-        result.own = 1
-    return result
-
-
-cdef LineText text_of_bytes(bytes text):
-    if text is None:
-        return no_text()
-    return LineText(at=PyBytes_AS_STRING(text), n=PyBytes_GET_SIZE(text), own=0)
 
 
 cdef class AccessLog:
@@ -82,17 +53,21 @@ cdef class AccessLog:
     def render(self, dict values not None):
         """The line of `values`, by the names of AccessLine: how tests see what a worker would write."""
         cdef AccessLine line
-        cdef bytes outcome = values["outcome"].encode()
+        cdef bytes outcome = values["outcome"].encode().ljust(LINE_OUTCOME)
         line.began_us, line.decided_us = values["began_us"], values["decided_us"]
         line.duration_us, line.body_out = values["duration_us"], values["body_out"]
         line.bytes_in, line.bytes_out = values["bytes_in"], values["bytes_out"]
         line.status, line.minor = values["status"], values["minor"]
-        line.outcome = PyBytes_AS_STRING(outcome)
-        line.client, line.limit = text_of(values["client"]), text_of(values["limit"])
-        line.upstream, line.server = text_of(values["upstream"]), text_of(values["server"])
-        line.method, line.target = text_of_bytes(values["method"]), text_of_bytes(values["target"])
-        line.request_id = text_of_bytes(values["request_id"])
-        line.referer, line.agent = text_of_bytes(values["referer"]), text_of_bytes(values["agent"])
+        line.outcome, line.outcome_n = PyBytes_AS_STRING(outcome), len(values["outcome"])
+        tell_own(&line.client, values["client"])
+        tell_own(&line.limit, values["limit"])
+        tell_own(&line.upstream, values["upstream"])
+        tell_own(&line.server, values["server"])
+        tell_bytes(&line.method, values["method"])
+        tell_bytes(&line.target, values["target"])
+        tell_bytes(&line.request_id, values["request_id"])
+        tell_bytes(&line.referer, values["referer"])
+        tell_bytes(&line.agent, values["agent"])
         return PyBytes_FromStringAndSize(self.buffer, self._format(&line))
 
     def skip(self):

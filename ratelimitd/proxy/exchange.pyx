@@ -15,12 +15,14 @@ from libc.stdint cimport int64_t, uint64_t
 
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.request cimport tells_rate_limit
-from ratelimitd.proxy.access_log cimport AccessLine, AccessLog, no_text, text_at, text_of, text_of_bytes
+from ratelimitd.proxy.access_log cimport (
+    LINE_OUTCOME, AccessLine, AccessLog, Kept, tell_bytes, tell_own, tell_sent,
+)
 from ratelimitd.proxy.clock cimport boottime_us, wall_us
 from ratelimitd.proxy.live cimport CLIENT_GONE, FORWARDED, TIMEOUT, UPSTREAM_ERROR, Listener, Live, Outcome, Policy
 from ratelimitd.proxy.upstream cimport Downstream
 
-from ratelimitd.segment.series import OUTCOMES
+from ratelimitd.segment import series as _series
 
 cdef enum:
     MOST_DISCARDED = 65536
@@ -30,11 +32,14 @@ cdef enum:
     MOST_KEPT_WHOLE = 16384  # a buffer with more holds a body too, and is not kept for its head's sake
 
 cdef bytes NOTHING = b""
-cdef tuple OUTCOME_TEXTS = tuple([outcome.encode() for outcome in OUTCOMES])
+cdef tuple OUTCOMES = tuple([outcome.encode().ljust(LINE_OUTCOME) for outcome in _series.OUTCOMES])
 cdef const char* OUTCOME_NAMES[8]
+cdef int[8] OUTCOME_SIZES
+cdef Kept NOTHING_KEPT  # all zero
 cdef int outcome_index
 for outcome_index in range(8):
-    OUTCOME_NAMES[outcome_index] = PyBytes_AS_STRING(OUTCOME_TEXTS[outcome_index])
+    OUTCOME_NAMES[outcome_index] = PyBytes_AS_STRING(OUTCOMES[outcome_index])
+    OUTCOME_SIZES[outcome_index] = len(_series.OUTCOMES[outcome_index])
 cdef bytes NO_LINGER = struct.pack("ii", 1, 0)
 
 
@@ -217,6 +222,7 @@ cdef class Exchange(Downstream):
             line.decided_us = (self.decided_us or now_us) + log.wall_offset_us
             line.status = 499 if outcome == CLIENT_GONE else self.status
             line.outcome = OUTCOME_NAMES[<int>outcome]
+            line.outcome_n = OUTCOME_SIZES[<int>outcome]
             self._describe(&line)
             log.add(&line)
         self.kept_head = self.request_id = None
@@ -227,23 +233,22 @@ cdef class Exchange(Downstream):
         cdef str address = self.address
         if address is None:
             address = self.address = self.policy.identify.text(self.peer).decode()
-        line.client = text_of(address)
-        line.limit = text_of(self.limit)
-        line.upstream = no_text() if self.route is None else text_of(self.route.upstream.name)
-        line.server = no_text() if self.server is None else text_of(self.server.url)
-        line.request_id = text_of_bytes(self.request_id)
+        tell_own(&line.client, address)
+        tell_own(&line.limit, self.limit)
+        tell_own(&line.upstream, None if self.route is None else self.route.upstream.name)
+        tell_own(&line.server, None if self.server is None else self.server.url)
+        tell_bytes(&line.request_id, self.request_id)
         line.minor = self.minor
         line.bytes_in = self.bytes_in - self.body_left
         line.bytes_out = self.bytes_out
         line.body_out = self.bytes_out - self.heads_out
-        if self.kept_head is None:
-            line.method = line.target = line.referer = line.agent = no_text()
-            return
-        head = PyBytes_AS_STRING(self.kept_head)
-        line.method = text_at(head, self.kept.method, self.kept.method_end)
-        line.target = text_at(head, self.kept.target, self.kept.target_end)
-        line.referer = text_at(head, self.kept.referer, self.kept.referer_end)
-        line.agent = text_at(head, self.kept.agent, self.kept.agent_end)
+        head = PyBytes_AS_STRING(self.kept_head) if self.kept_head is not None else NULL
+        if head is NULL:
+            self.kept = NOTHING_KEPT
+        tell_sent(&line.method, head, self.kept.method, self.kept.method_end)
+        tell_sent(&line.target, head, self.kept.target, self.kept.target_end)
+        tell_sent(&line.referer, head, self.kept.referer, self.kept.referer_end)
+        tell_sent(&line.agent, head, self.kept.agent, self.kept.agent_end)
 
     cdef void _settle(self, bint close, bint unreadable):
         """The request is answered: what becomes of the connection, and of what was not read of a body."""

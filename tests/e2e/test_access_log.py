@@ -15,6 +15,7 @@ import stat
 import struct
 import subprocess
 import time
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -197,15 +198,18 @@ class StalledReader:
         directory.mkdir(parents=True)
         self._path = directory / "ratelimitd.stdout"
         os.mkfifo(self._path)
+        self._seen = bytearray()
         self._fd = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK)
 
     def read(self) -> bytes:
-        """What is there now."""
-        data = b""
+        """All that has come so far."""
         with contextlib.suppress(BlockingIOError):
             while part := os.read(self._fd, 65_536):
-                data += part
-        return data
+                self._seen += part
+        return bytes(self._seen)
+
+    def lines(self) -> int:
+        return self.read().count(b"\n")
 
     def leave(self, daemon: Daemon) -> None:
         """Stops the daemon, then puts an empty file where its output was, to be judged."""
@@ -225,12 +229,10 @@ def test_a_reader_that_stands_still_costs_lines_and_nothing_else(
     dropped = wait_until(lambda: daemon.metrics().total(DROPPED), "lines are dropped and counted")
     flags = int(Path(f"/proc/{daemon.pid}/fdinfo/1").read_text().split("flags:")[1].split()[0], 8)
     assert not flags & os.O_NONBLOCK, "whoever gave us this pipe shares it"
-    seen = bytearray()
     wait_until(
-        lambda: seen.extend(reader.read()) or seen.count(b"\n") == 20_000 - dropped,
-        "all that was not dropped comes when somebody reads",
+        lambda: reader.lines() == 20_000 - dropped, "all that was not dropped comes when somebody reads"
     )
-    assert {json.loads(line)["outcome"] for line in seen.splitlines()} == {"forwarded"}
+    assert {json.loads(line)["outcome"] for line in reader.read().splitlines()} == {"forwarded"}
     assert daemon.metrics().total(DROPPED) == dropped
     exchange(daemon, request("/after"))
     wait_until(lambda: b"/after" in reader.read(), "the log goes on")
@@ -256,10 +258,9 @@ def test_lines_of_killed_workers_are_written(start_daemon: StartDaemon, nginx: N
         h2load(f"{daemon.url}/", requests=2_000, connections=10)
         (victim,) = daemon.workers()
         os.kill(victim, signal.SIGKILL)
-        wait_until(lambda victim=victim: replaced(daemon, victim), "another worker serves")
-    seen = bytearray()
-    wait_until(lambda: seen.extend(reader.read()) or seen.count(b"\n") >= 4_000, "all lines of both")
-    assert len([json.loads(line) for line in seen.splitlines()]) == 4_000
+        wait_until(partial(replaced, daemon, victim), "another worker serves")
+    wait_until(lambda: reader.lines() >= 4_000, "all lines of both")
+    assert len([json.loads(line) for line in reader.read().splitlines()]) == 4_000
     reader.leave(daemon)
 
 
