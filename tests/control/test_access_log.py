@@ -46,10 +46,8 @@ def test_a_full_disk_costs_lines_that_are_counted_and_said_once(
         ring.append(b"kept\n")
         writer.close()
     assert (tmp_path / "log").read_text() == "kept\n"
-    assert [record.message for record in caplog.records] == [
-        "access log: cannot write to /dev/full: No space left on device; "
-        "lines are dropped and counted until it works again"
-    ]
+    said = "cannot write to /dev/full: No space left on device; lines are dropped and counted until it works"
+    assert [said in record.message for record in caplog.records] == [True]
 
 
 def test_after_a_torn_line_the_next_one_starts_afresh() -> None:
@@ -67,7 +65,7 @@ def test_after_a_torn_line_the_next_one_starts_afresh() -> None:
 
 def test_a_pipe_that_nobody_reads_is_no_destination(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(StartError, match="cannot open .*/pipe: "):
+    with pytest.raises(StartError, match=r"cannot open .*/pipe: "):
         Destination(str(tmp_path / "pipe"))
 
 
