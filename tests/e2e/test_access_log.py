@@ -7,6 +7,7 @@ costs lines and nothing else; a file that was renamed is opened anew.
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
 import os
 import signal
@@ -87,7 +88,8 @@ def test_one_line_for_every_request_whatever_became_of_it(
     forwarded = exchange(daemon, request('/fast/a?q="%22\\', *fields))
     for _ in range(3):
         limited = exchange(daemon, request("/fast/plan", "X-Plan: gold"))
-    exchange(daemon, request("/nowhere"))
+    unread = b"POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\nabc"
+    exchange(daemon, unread)
     exchange(daemon, request("/fast/", "X-Forwarded-For: 198.51.100.7"))
     exchange(daemon, b"GET /fast/ HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")
     exchange(daemon, b"\x16\x03\x01\x02\n")
@@ -116,11 +118,15 @@ def test_one_line_for_every_request_whatever_became_of_it(
     entry("timeout", status=504, upstream="slow", server=gunicorn.url, limit=None)
     entry("upstream_error", status=502, upstream="down", target="/down")
     entry("client_gone", status=499, bytes_out=0)
-    assert by_outcome["timeout"]["duration_ms"] >= 400
+    late = by_outcome["timeout"]
+    began_us = dt.datetime.fromisoformat(late["time"]).timestamp() * 1e6
+    assert late["duration_ms"] >= 400
+    assert late["decided"] - began_us < 200_000, "it is decided when it comes, not when it ends"
     malformed = [entry for entry in lines.entries if entry["outcome"] == "malformed"]
     assert [(entry["status"], entry["target"]) for entry in malformed] == [(400, "/fast/"), (400, None)]
     denied = {entry["status"]: entry for entry in lines.entries if entry["outcome"] == "denied"}
     assert (denied[403]["client"], denied[404]["target"]) == ("198.51.100.7", "/nowhere")
+    assert denied[404]["bytes_in"] == len(unread), "what was read of a body counts"
 
 
 def test_bytes_of_bodies_are_counted_to_their_request(start_daemon: StartDaemon, gunicorn: Gunicorn) -> None:
