@@ -12,7 +12,20 @@ import ipaddress
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
+
+# The kinds of what a limit counts by, as they stand in a key's material.
+KINDS: Final = {
+    "client": b"c",
+    "global": b"g",
+    "header": b"h",
+    "cookie": b"k",
+    "query": b"q",
+    "host": b"o",
+    "path": b"p",
+    "method": b"m",
+}
+_LIST: Final = b"l"
 
 _V4: Final = b"4"
 _V6: Final = b"6"
@@ -45,6 +58,21 @@ def client_bytes(client: str, ipv4_prefix: int = 32, ipv6_prefix: int = 64) -> b
         return _V4 + kept.to_bytes(4, "big")
     kept = int(parsed) >> (128 - ipv6_prefix) << (128 - ipv6_prefix)
     return _V6 + kept.to_bytes(16, "big")
+
+
+def material(limit_id: int, parts: Sequence[tuple[str, bytes]]) -> bytes:
+    """What a key is the hash of: the id of a limit's window, then what was counted by, (kind, value) each.
+
+    A list of several is told from any single value, and its parts from each other, by their lengths."""
+    head = limit_id.to_bytes(2, "little")
+    if len(parts) == 1:
+        ((kind, value),) = parts
+        return head + KINDS[kind] + value
+    return (
+        head
+        + _LIST
+        + b"".join(KINDS[kind] + len(value).to_bytes(4, "little") + value for kind, value in parts)
+    )
 
 
 class Networks:

@@ -4,6 +4,7 @@ from ratelimitd.config.model import Config
 from ratelimitd.http.forwarding import Forwarding
 from ratelimitd.http.replies import Replies
 from ratelimitd.limits.decision import Limiter
+from ratelimitd.limits.inflight import InFlight
 from ratelimitd.proxy.access_log import AccessLog
 from ratelimitd.proxy.deadlines import Wheel
 from ratelimitd.proxy.identity import Identify
@@ -40,7 +41,7 @@ class Policy:
     def log(self) -> AccessLog | None: ...
 
 class Live:
-    def __init__(self, wheel: Wheel, slots: memoryview, measures: Measures) -> None: ...
+    def __init__(self, wheel: Wheel, inflight: InFlight, slots: memoryview, measures: Measures) -> None: ...
     @property
     def policy(self) -> Policy: ...
     @property

@@ -23,7 +23,8 @@ import msgspec
 import uvloop
 
 from ratelimitd.config.model import Config
-from ratelimitd.errors import RatelimitdError
+from ratelimitd.errors import RatelimitdError, SegmentError
+from ratelimitd.limits.inflight import InFlight
 from ratelimitd.limits.table import Table
 from ratelimitd.proxy import measures, orders
 from ratelimitd.proxy.channel import Channel
@@ -91,9 +92,12 @@ class Worker:
         self._config = msgspec.msgpack.decode(order.config, type=Config)
         shape = segment.table
         table = Table(segment.memory, shape.offset, shape.stripes, shape.buckets_per_stripe)
+        inflight = InFlight(segment.memory, segment.inflight_offset, segment.pages, order.page)
+        if not inflight.clear(order.page):
+            raise SegmentError("the lock of what is in flight is held by a process that is stopped")
         wheel = Wheel(TICK_MS)
-        self._live = Live(wheel, self._page.slots, measures.measures(segment.registry))
-        self._compiler = Compiler(segment, table, order.page, wheel, self._loop)
+        self._live = Live(wheel, inflight, self._page.slots, measures.measures(segment.registry))
+        self._compiler = Compiler(segment, table, inflight, order.page, wheel, self._loop)
         self._live.swap(self._compiler.compile(self._config, order.generation + 1))
         self._tick(time.monotonic_ns())
         for bind, fd in zip(order.listeners, fds, strict=True):
