@@ -236,7 +236,7 @@ cdef class Exchange(Downstream):
         cdef const char* head
         cdef str address = self.address
         if address is None:
-            address = self.address = self.policy.identify.text(self.peer).decode()
+            address = self.address = self.policy.identify.client(self.peer).address
         tell_own(&line.client, address)
         tell_own(&line.limit, self.limit)
         tell_own(&line.upstream, None if self.route is None else self.route.upstream.name)

@@ -7,6 +7,7 @@ import mmap
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,10 @@ from tests.servers import wait_until
 
 def new_ring() -> Ring:
     return Ring(mmap.mmap(-1, 1 << 17), 0, 1 << 16)
+
+
+def has_dropped(writer: AccessLogWriter, count: int) -> bool:
+    return writer.dropped == count
 
 
 def test_what_is_in_the_rings_at_the_end_is_written(tmp_path: Path) -> None:
@@ -41,7 +46,7 @@ def test_a_full_disk_costs_lines_that_are_counted_and_said_once(
         writer = AccessLogWriter([ring], Log(destination="/dev/full"))
         for count in (1, 2):
             ring.append(b"lost\n")
-            wait_until(lambda count=count: writer.dropped == count, "counted")
+            wait_until(partial(has_dropped, writer, count), "counted")
         writer.use(Destination(str(tmp_path / "log")))
         ring.append(b"kept\n")
         writer.close()
