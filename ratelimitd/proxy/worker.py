@@ -67,7 +67,7 @@ class Worker:
             case orders.Start():
                 self._loop.create_task(self._start(order, fds))
             case orders.Compile():
-                self._compile(order)
+                self._loop.create_task(self._compile(order))
             case orders.Swap():
                 self._swap(order)
             case orders.Drain():
@@ -129,10 +129,15 @@ class Worker:
             return
         self._loop.call_later(TICK_MS / 1000, self._tick, now_ns + TICK_MS * 1_000_000)
 
-    def _compile(self, order: orders.Compile) -> None:
-        try:
+    async def _compile(self, order: orders.Compile) -> None:
+        """Beside the loop: a list of a million networks takes seconds, and requests go on meanwhile."""
+
+        def compiled() -> tuple[int, Config, Policy]:
             config = msgspec.msgpack.decode(order.config, type=Config)
-            self._compiled = (order.generation, config, self._compiler.compile(config, order.generation + 1))
+            return order.generation, config, self._compiler.compile(config, order.generation + 1)
+
+        try:
+            self._compiled = await self._loop.run_in_executor(None, compiled)
         except (RatelimitdError, KeyError, ValueError) as error:
             self._channel.send(orders.Failed(f"cannot compile the configuration: {error}"))
             return
