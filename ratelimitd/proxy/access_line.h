@@ -151,6 +151,13 @@ static inline char *line_text(char *out, const LineText *text, ptrdiff_t most, i
 {
     const unsigned char *in = (const unsigned char *)text->at;
     ptrdiff_t i = 0, n = text->n < most ? text->n : most, last = n - LINE_STEP;
+    if (n > 0 && last < 0) {
+        unsigned char padded[LINE_STEP];
+        memset(padded, ' ', LINE_STEP);
+        for (i = 0; i < n; i++) padded[i] = in[i];
+        if (line_copy_plain(out, padded)) return out + n;
+        i = 0;
+    }
     while (i < n) {
         if (i <= last) {
             if (line_copy_plain(out, in + i)) {
