@@ -19,13 +19,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from ratelimitd import __version__
 from ratelimitd.config.flags import Flags
 from ratelimitd.control import catalogue, log
 from ratelimitd.control.access_log import AccessLogWriter
 from ratelimitd.control.admin import AdminServer
+from ratelimitd.control.api import Api, Parts
 from ratelimitd.control.census import Census
 from ratelimitd.control.cpus import available_cpus
 from ratelimitd.control.inherited import Inherited
+from ratelimitd.control.journal import Journal
+from ratelimitd.control.keyring import Keyring
+from ratelimitd.control.keytexts import Texts
 from ratelimitd.control.listening import Listening
 from ratelimitd.control.notify import Notifier
 from ratelimitd.control.reload import Reloader, read
@@ -80,13 +85,24 @@ class Supervisor:
         self._config_path = config_path
         self._flags = flags
         self._command = command
-        self._status = Status()
+        self._status = Status(config_path=config_path or "")
+        self._journal = Journal(config.journal)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._notifier = Notifier(os.environ)
 
     async def run(self) -> None:
         """From the first check to the last worker's end. StartError when it cannot serve."""
+        self._journal.open()
+        try:
+            await self._run()
+        except RatelimitdError as error:
+            self._journal.note("stop", f"cannot start: {error}")
+            raise
+        finally:
+            self._journal.close()
+
+    async def _run(self) -> None:
         asyncio.get_running_loop().set_exception_handler(_log_bug)
         self._handle_signals()
         await check_upstreams(self._config)
@@ -94,16 +110,25 @@ class Supervisor:
         count = self._config.workers or available_cpus()
         segment, table = _new_segment(self._config, count)
         with contextlib.closing(self._listen(count)) as listening:
-            workers = Workers(self._command, segment, count, listening.for_worker)
+            texts = Texts()
+            workers = Workers(
+                self._command, segment, count, listening.for_worker, self._journal.note, texts.take
+            )
             census = Census(segment, table)
             access_log = self._open_access_log(segment)
-            admin = AdminServer(Views(self._status, segment, workers, census, access_log).pages())
+            reloader = self._reloader(workers, segment, access_log)
+            views = Views(self._status, segment, workers, census, access_log)
+            keyring = Keyring(segment, table, texts, lambda: reloader.config)
+            parts = Parts(
+                self._status, segment, workers, census, views, keyring, self._journal, reloader, self._end
+            )
+            admin = AdminServer(views.pages() | Api(parts).pages())
             try:
                 await admin.open(self._config.admin)
                 if await self._start(workers, count):
                     self._announce(listening, count, admin.addresses)
                     watchdog = asyncio.ensure_future(self._ping_watchdog())
-                    await self._serve(census, self._reloader(workers, segment, access_log))
+                    await self._serve(census, reloader)
                     await self._drain(workers, listening)
                     watchdog.cancel()
             finally:
@@ -112,6 +137,7 @@ class Supervisor:
                 await admin.close()
                 await asyncio.to_thread(access_log.close)
         logger.info("stopped")
+        self._journal.note("stop", "stopped")
 
     def _listen(self, count: int) -> Listening:
         inherited = Inherited.from_environ(os.environ)
@@ -139,10 +165,14 @@ class Supervisor:
 
     def _announce(self, listening: Listening, count: int, admin_addresses: Sequence[str]) -> None:
         self._status.state = State.SERVING
+        self._status.listen, self._status.admin = tuple(listening.addresses()), tuple(admin_addresses)
         where = ", ".join(listening.addresses())
         logger.info("serving on %s with %d workers, pid %d", where, count, os.getpid())
         if admin_addresses:
             logger.info("admin on %s", ", ".join(admin_addresses))
+        self._journal.note(
+            "ready", f"serving on {where} with {count} workers", version=__version__, pid=os.getpid()
+        )
         self._notifier.ready(f"serving on {where}")
 
     async def _serve(self, census: Census, reloader: Reloader) -> None:
@@ -156,7 +186,8 @@ class Supervisor:
     def _reloader(self, workers: Workers, segment: Segment, access_log: AccessLogWriter) -> Reloader:
         reader = functools.partial(read, self._config_path, self._flags or Flags())
         return Reloader(
-            *(self._config, reader, workers, segment.registry, access_log, self._status, self._notifier)
+            *(self._config, reader, workers, segment.registry, access_log),
+            *(self._status, self._notifier, self._journal),
         )
 
     def _open_access_log(self, segment: Segment) -> AccessLogWriter:
@@ -173,6 +204,7 @@ class Supervisor:
             within_us=int((drain_s + 2 * _STOP_S) * 1_000_000),
         )
         logger.info("draining: no new connections, up to %g s for what is under way", drain_s)
+        self._journal.note("drain", f"draining: up to {drain_s:g} s for what is under way")
         workers.drain()
         listening.close()
         ended = asyncio.ensure_future(workers.ended())
@@ -206,6 +238,10 @@ class Supervisor:
 
     def _stop_asked(self, number: signal.Signals) -> None:
         logger.info("%s received", number.name)
+        self._end()
+
+    def _end(self) -> None:
+        """Drain; asked for the second time, end at once."""
         if self._stop.is_set():
             self._hurry.set()
         self._stop.set()

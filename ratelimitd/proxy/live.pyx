@@ -13,6 +13,7 @@ from ratelimitd.http.head cimport Head
 from ratelimitd.http.second_reader cimport SecondReader
 from ratelimitd.limits.decision cimport Limiter
 from ratelimitd.limits.inflight cimport InFlight
+from ratelimitd.limits.refusals cimport Refusals
 from ratelimitd.proxy.access_log cimport AccessLog
 from ratelimitd.proxy.deadlines cimport Wheel
 from ratelimitd.proxy.upstream cimport Upstream
@@ -59,6 +60,7 @@ cdef class Live:
         self.wheel = wheel
         self.inflight = inflight
         self.connections = set()
+        self.refusals = Refusals()
         self.second_reader = SecondReader()
         self.slots = &slots[0]
         self.bytes_in_slot = measures.bytes_in

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ratelimitd.segment.pages import Page
 
 TICK_MS: Final = 50
+REFUSALS_MS: Final = 1_000
 # As large as the kernel allows: a surge waits in the queue of a socket, not in retransmitted SYNs.
 BACKLOG: Final = 65_535
 _IGNORED: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
@@ -55,6 +56,7 @@ class Worker:
         self._config: Config | None = None
         self._compiled: tuple[int, Config, Policy] | None = None
         self._drain_by_us = 0
+        self._tell_at_ns = 0
         self._page: Page
         self._live: Live
         self._compiler: Compiler
@@ -123,11 +125,21 @@ class Worker:
         self._live.wheel.advance(
             self._live.wheel.now + max(1, (now_ns - due_ns) // (TICK_MS * 1_000_000) + 1)
         )
+        self._tell_refusals(now_ns)
         if self._drain_by_us and self._is_drained():
             self._channel.send(orders.Drained())
             self._end()
             return
         self._loop.call_later(TICK_MS / 1000, self._tick, now_ns + TICK_MS * 1_000_000)
+
+    def _tell_refusals(self, now_ns: int) -> None:
+        """Once a second the supervisor hears whom this worker refuses: it knows keys by their hash alone."""
+        if now_ns < self._tell_at_ns:
+            return
+        self._tell_at_ns = now_ns + REFUSALS_MS * 1_000_000
+        refused = self._live.refusals.take()
+        if refused:
+            self._channel.send(orders.Refusals(tuple(refused)))
 
     async def _compile(self, order: orders.Compile) -> None:
         """Beside the loop: a list of a million networks takes seconds, and requests go on meanwhile."""
