@@ -21,6 +21,7 @@ from ratelimitd.control.resolve import check_upstreams
 from ratelimitd.errors import RatelimitdError, StartError
 
 if TYPE_CHECKING:
+    from ratelimitd.control.access_log import AccessLogWriter
     from ratelimitd.control.journal import Journal
     from ratelimitd.control.notify import Notifier
     from ratelimitd.control.reader import Reader
@@ -56,6 +57,7 @@ class Reloader:
         reader: Reader,
         workers: Workers,
         registry: Registry,
+        access_log: AccessLogWriter,
         status: Status,
         notifier: Notifier,
         journal: Journal,
@@ -64,6 +66,7 @@ class Reloader:
         self._reader = reader
         self._workers = workers
         self._registry = registry
+        self._access_log = access_log
         self._status = status
         self._notifier = notifier
         self._journal = journal
@@ -140,9 +143,17 @@ class Reloader:
                 f"a change of {', '.join(fixed)} needs a restart ({'; '.join(_fixed(self.config, config))})"
             )
         await check_upstreams(config)
-        self._generation += 1
-        catalogue.register(config, self._registry)
-        await self._workers.compile(reread.encoded, self._generation)
+        destination = await asyncio.to_thread(self._access_log.prepare, config.log)
+        try:
+            self._generation += 1
+            catalogue.register(config, self._registry)
+            await self._workers.compile(reread.encoded, self._generation)
+        except RatelimitdError:
+            if destination is not None:
+                destination.close()
+            raise
+        if destination is not None:
+            self._access_log.use(destination)
         await self._workers.swap()
         changes = differences(self.config, config)
         self.config = config

@@ -21,6 +21,7 @@ import msgspec
 from ratelimitd import __version__
 from ratelimitd.config.flags import Flags
 from ratelimitd.control import catalogue, log
+from ratelimitd.control.access_log import AccessLogWriter
 from ratelimitd.control.admin import AdminServer
 from ratelimitd.control.api import Api, Parts
 from ratelimitd.control.census import Census
@@ -114,8 +115,9 @@ class Supervisor:
                 self._command, segment, count, listening.for_worker, self._journal.note, texts.take
             )
             census = Census(segment, table)
-            reloader = self._reloader(workers, segment)
-            views = Views(self._status, segment, workers, census)
+            access_log = self._open_access_log(segment)
+            reloader = self._reloader(workers, segment, access_log)
+            views = Views(self._status, segment, workers, census, access_log)
             keyring = Keyring(segment, table, texts, lambda: reloader.config)
             parts = Parts(
                 self._status, segment, workers, census, views, keyring, self._journal, reloader, self._end
@@ -133,6 +135,7 @@ class Supervisor:
                 workers.kill()
                 await workers.ended()
                 await admin.close()
+                await asyncio.to_thread(access_log.close)
         logger.info("stopped")
         self._journal.note("stop", "stopped")
 
@@ -181,11 +184,18 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _reloader(self, workers: Workers, segment: Segment) -> Reloader:
+    def _reloader(self, workers: Workers, segment: Segment, access_log: AccessLogWriter) -> Reloader:
         reader = Reader(self._config_path, self._flags or Flags())
         return Reloader(
-            self._config, reader, workers, segment.registry, self._status, self._notifier, self._journal
+            *(self._config, reader, workers, segment.registry, access_log),
+            *(self._status, self._notifier, self._journal),
         )
+
+    def _open_access_log(self, segment: Segment) -> AccessLogWriter:
+        rings = [segment.ring(index) for index in range(layout.FIRST_WORKER_PAGE, segment.pages)]
+        access_log = AccessLogWriter(rings, self._config.log)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, access_log.reopen)
+        return access_log
 
     async def _drain(self, workers: Workers, listening: Listening) -> None:
         self._status.state = State.DRAINING
@@ -222,7 +232,7 @@ class Supervisor:
             loop.add_signal_handler(number, self._stop_asked, number)
         for number, what in (
             (signal.SIGHUP, "reload during the start"),
-            (signal.SIGUSR1, "reopening logs"),
+            (signal.SIGUSR1, "reopening logs during the start"),
             (signal.SIGUSR2, "upgrade in place"),
         ):
             loop.add_signal_handler(number, _not_supported, number, what)

@@ -6,6 +6,7 @@ from ratelimitd.http.replies import Replies
 from ratelimitd.limits.decision import Limiter
 from ratelimitd.limits.inflight import InFlight
 from ratelimitd.limits.refusals import Refusals
+from ratelimitd.proxy.access_log import AccessLog
 from ratelimitd.proxy.deadlines import Wheel
 from ratelimitd.proxy.identity import Identify
 from ratelimitd.proxy.measures import Measures
@@ -27,6 +28,7 @@ class Policy:
         forwarding: Forwarding,
         replies: Replies,
         identify: Identify,
+        log: AccessLog | None,
     ) -> None: ...
     @property
     def limiter(self) -> Limiter: ...
@@ -36,6 +38,8 @@ class Policy:
     def replies(self) -> Replies: ...
     @property
     def identify(self) -> Identify: ...
+    @property
+    def log(self) -> AccessLog | None: ...
 
 class Live:
     def __init__(self, wheel: Wheel, inflight: InFlight, slots: memoryview, measures: Measures) -> None: ...

@@ -99,7 +99,7 @@ class Worker:
             raise SegmentError("the lock of what is in flight is held by a process that is stopped")
         wheel = Wheel(TICK_MS)
         self._live = Live(wheel, inflight, self._page.slots, measures.measures(segment.registry))
-        self._compiler = Compiler(segment, table, inflight, self._page.slots, wheel, self._loop)
+        self._compiler = Compiler(segment, table, inflight, order.page, wheel, self._loop)
         self._live.swap(self._compiler.compile(self._config, order.generation + 1))
         self._tick(time.monotonic_ns())
         for bind, fd in zip(order.listeners, fds, strict=True):
