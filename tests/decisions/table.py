@@ -5,10 +5,11 @@ A file has a `config` and `rows`. A row says what it is `about` and what is aske
     [429 per-client, GET /login, 192.0.2.1, "X-Plan: gold"]
 
 is a status and the limit that decides (or the status alone), the request line, who asks, and more fields.
-Addresses of 127.0.0.0/8 connect themselves, all others are named by the trusted proxy 127.0.0.2. WINDOW stands
-for a window that no other row has, WINDOW2 for a second one: so every row begins with nothing counted. `route`
-is the number of the route that takes the row's requests, its upstream and their priority; URL stands for a web
-server. Values that are secrets differ in their first four characters, since no more of them is ever shown.
+Addresses of 127.0.0.0/8 connect themselves, all others are named by the trusted proxy 127.0.0.2. WINDOW
+stands for a window that no other row has, WINDOW2 for a second one: so every row begins with nothing
+counted. `route` is the number of the route that takes the row's requests, its upstream and their priority;
+URL stands for a web server. Values that are secrets differ in their first four characters, since no more of
+them is ever shown.
 """
 
 from __future__ import annotations

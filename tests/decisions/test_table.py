@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import msgspec
 import pytest
@@ -100,21 +101,38 @@ def test_what_is_explained(row: Row, tmp_path: Path) -> None:
 # --- the daemon
 
 
+def configuration(row: Row, socket: Path, url: str) -> str:
+    return json.dumps(json.loads(row.written(url, next(numbers))) | {"admin": {"socket": str(socket)}})
+
+
 class Table:
     """A daemon that takes the configuration of one row after another."""
 
     def __init__(self, daemon: Daemon, file: Path, socket: Path, url: str) -> None:
         self._daemon = daemon
-        self._file = file
+        self.file = file
         self._socket = socket
         self._url = url
 
-    @staticmethod
-    def configuration(row: Row, socket: Path, url: str) -> str:
-        return json.dumps(json.loads(row.written(url, next(numbers))) | {"admin": {"socket": str(socket)}})
+    @classmethod
+    def serve(cls, url: str, directory: Path, workers: int = 1) -> Iterator[Self]:
+        """For fixtures."""
+        file, socket = directory / "ratelimitd.yaml", directory / "admin.sock"
+        file.write_text(configuration(ROWS[0], socket, url))
+        daemon = Daemon(directory, ["-c", str(file)], workers=workers)
+        try:
+            daemon.wait_ready()
+            yield cls(daemon, file, socket, url)
+            daemon.finish()
+        finally:
+            daemon.stop()
+
+    @property
+    def port(self) -> int:
+        return self._daemon.port
 
     def use(self, row: Row) -> None:
-        self._file.write_text(self.configuration(row, self._socket, self._url))
+        self.file.write_text(configuration(row, self._socket, self._url))
         answer = msgspec.json.decode(ask(self._socket, "POST", "/api/reload")[2], type=ReloadAnswer)
         assert answer.result == "success", answer
 
@@ -136,16 +154,7 @@ class Table:
 
 @pytest.fixture(scope="module")
 def table(nginx: Nginx, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Table]:
-    directory = tmp_path_factory.mktemp("table")
-    file, socket = directory / "ratelimitd.yaml", directory / "admin.sock"
-    file.write_text(Table.configuration(ROWS[0], socket, nginx.url))
-    daemon = Daemon(directory, ["-c", str(file)])
-    try:
-        daemon.wait_ready()
-        yield Table(daemon, file, socket, nginx.url)
-        daemon.finish()
-    finally:
-        daemon.stop()
+    yield from Table.serve(nginx.url, tmp_path_factory.mktemp("table"))
 
 
 @pytest.mark.xdist_group("decisions")
