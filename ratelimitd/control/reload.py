@@ -56,6 +56,11 @@ class Reloader:
         self._generation = 0
         self._wanted = asyncio.Event()
 
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self._config
+
     def request(self) -> None:
         """Reload soon: what a signal calls."""
         self._wanted.set()

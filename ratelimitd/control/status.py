@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ratelimitd.control.census import Census
+    from ratelimitd.control.pressure import Sampler
     from ratelimitd.control.workers import Workers
     from ratelimitd.segment.memory import Segment
     from ratelimitd.segment.pages import Page
@@ -40,11 +41,14 @@ class Status:
 class Views:
     """The pages of the admin server."""
 
-    def __init__(self, status: Status, segment: Segment, workers: Workers, census: Census) -> None:
+    def __init__(
+        self, status: Status, segment: Segment, workers: Workers, census: Census, sampler: Sampler
+    ) -> None:
         self._status = status
         self._segment = segment
         self._workers = workers
         self._census = census
+        self._sampler = sampler
         self._exposition = Exposition(DaemonCollector(segment.registry, self._all_pages, self._facts))
 
     def pages(self) -> dict[str, Callable[[Request], Response]]:
@@ -71,11 +75,14 @@ class Views:
         return own + [page for _, page in self._workers.pages()]
 
     def _facts(self) -> Facts:
+        shed = self._sampler.report()
         return Facts(
             version=ratelimitd.__version__,
             workers=self._workers.serving(),
             worker_restarts=self._workers.restarts,
             lag_us=tuple(sorted((index, page.lag_us) for index, page in self._workers.pages())),
+            shed_level=shed.level,
+            busy=shed.busy,
             table_entries=self._census.entries,
             table_evictions=self._segment.word(layout.EVICT) + self._segment.word(layout.EVICT_HARD),
             limit_keys=tuple(self._limit_keys().items()),

@@ -26,6 +26,7 @@ from ratelimitd.control.census import Census
 from ratelimitd.control.cpus import available_cpus
 from ratelimitd.control.listening import Listening
 from ratelimitd.control.notify import Notifier
+from ratelimitd.control.pressure import Sampler
 from ratelimitd.control.reload import Reloader, read
 from ratelimitd.control.resolve import check_upstreams
 from ratelimitd.control.status import State, Status, Views
@@ -93,12 +94,14 @@ class Supervisor:
         with contextlib.closing(Listening.open(self._config.listen, count)) as listening:
             workers = Workers(self._command, segment, count, listening.for_worker)
             census = Census(segment, table)
-            admin = AdminServer(Views(self._status, segment, workers, census).pages())
+            reloader = self._reloader(workers, segment)
+            sampler = Sampler(segment, workers.own_pages, lambda: reloader.config.shedding)
+            admin = AdminServer(Views(self._status, segment, workers, census, sampler).pages())
             try:
                 await admin.open(self._config.admin)
                 if await self._start(workers):
                     self._announce(listening, count, admin.addresses)
-                    await self._serve(census, self._reloader(workers, segment))
+                    await self._serve(census, sampler, reloader)
                     await self._drain(workers, listening)
             finally:
                 workers.kill()
@@ -125,12 +128,11 @@ class Supervisor:
             logger.info("admin on %s", ", ".join(admin_addresses))
         self._notifier.ready(f"serving on {where}")
 
-    async def _serve(self, census: Census, reloader: Reloader) -> None:
+    async def _serve(self, census: Census, sampler: Sampler, reloader: Reloader) -> None:
         """Until a signal asks for the end."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.request)
-        tasks = [
-            asyncio.ensure_future(work) for work in (census.run(), reloader.run(), self._ping_watchdog())
-        ]
+        works = (census.run(), sampler.run(), reloader.run(), self._ping_watchdog())
+        tasks = [asyncio.ensure_future(work) for work in works]
         await self._stop.wait()
         for task in tasks:
             task.cancel()

@@ -161,6 +161,10 @@ class Workers:
         """Index and page of every worker that has not been reaped."""
         return [(worker.index, worker.page) for worker in self._workers.values()]
 
+    def own_pages(self) -> list[Page]:
+        """The page of every worker that has not been reaped."""
+        return [worker.page for worker in self._workers.values()]
+
     def drain(self) -> None:
         """Let all finish what they have; none is replaced any more."""
         self._replacing = False

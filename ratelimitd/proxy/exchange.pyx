@@ -12,7 +12,7 @@ from libc.stdint cimport int64_t, uint64_t
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.request cimport tells_rate_limit
 from ratelimitd.proxy.clock cimport boottime_us
-from ratelimitd.proxy.live cimport FORWARDED, TIMEOUT, UPSTREAM_ERROR, Listener, Live, Outcome, Policy
+from ratelimitd.proxy.live cimport FORWARDED, SHED, TIMEOUT, UPSTREAM_ERROR, Listener, Live, Outcome, Policy
 from ratelimitd.proxy.upstream cimport Downstream
 
 cdef enum:
@@ -112,7 +112,7 @@ cdef class Exchange(Downstream):
         )
         if self.minor == 0 and not close:
             added += b"Connection: keep-alive\r\n"
-        reply = self.policy.replies.get(status, detail, limit=limit, as_text=as_text)
+        reply = self.policy.replies.get(status, detail, limit=limit, shed=outcome == SHED, as_text=as_text)
         answer = reply.render(self.live.date_line + added, close=close, head_only=self.is_head)
         self.live.slots[self.live.bytes_out_slot] += PyBytes_GET_SIZE(answer)
         self.write(answer)

@@ -6,6 +6,7 @@ from ratelimitd.http.forwarding cimport Forwarding
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.second_reader cimport SecondReader
 from ratelimitd.limits.decision cimport Client, Limiter
+from ratelimitd.overload.gate cimport Gate
 from ratelimitd.proxy.deadlines cimport Wheel
 from ratelimitd.proxy.upstream cimport Upstream
 
@@ -25,6 +26,7 @@ cdef class Route:
     cdef:
         readonly object matcher  # None: every request
         readonly Upstream upstream
+        readonly int priority
 
 
 cdef class Policy:
@@ -42,6 +44,7 @@ cdef class Policy:
         int64_t body_bound
         int64_t buffer_bound
         int connections_bound
+        int shed_status
         uint64_t head_ms
         uint64_t body_ms
         uint64_t idle_ms
@@ -53,6 +56,7 @@ cdef class Live:
     cdef:
         readonly Policy policy
         readonly Wheel wheel
+        Gate gate
         readonly set connections
         readonly bint draining
         SecondReader second_reader

@@ -4,17 +4,20 @@ from ratelimitd.config.model import Config
 from ratelimitd.http.forwarding import Forwarding
 from ratelimitd.http.replies import Replies
 from ratelimitd.limits.decision import Limiter
+from ratelimitd.overload.gate import Gate
 from ratelimitd.proxy.deadlines import Wheel
 from ratelimitd.proxy.identity import Identify
 from ratelimitd.proxy.measures import Measures
 from ratelimitd.proxy.upstream import Upstream
 
 class Route:
-    def __init__(self, matcher: Any, upstream: Upstream) -> None: ...
+    def __init__(self, matcher: Any, upstream: Upstream, priority: int) -> None: ...
     @property
     def matcher(self) -> Any: ...
     @property
     def upstream(self) -> Upstream: ...
+    @property
+    def priority(self) -> int: ...
 
 class Policy:
     def __init__(
@@ -36,7 +39,7 @@ class Policy:
     def identify(self) -> Identify: ...
 
 class Live:
-    def __init__(self, wheel: Wheel, slots: memoryview, measures: Measures) -> None: ...
+    def __init__(self, wheel: Wheel, slots: memoryview, measures: Measures, gate: Gate) -> None: ...
     @property
     def policy(self) -> Policy: ...
     @property

@@ -12,14 +12,20 @@ from ratelimitd.http.forwarding cimport Forwarding
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.second_reader cimport SecondReader
 from ratelimitd.limits.decision cimport Limiter
+from ratelimitd.overload.gate cimport Gate
 from ratelimitd.proxy.deadlines cimport Wheel
 from ratelimitd.proxy.upstream cimport Upstream
 
 
 cdef class Route:
-    def __init__(self, matcher, Upstream upstream):
+    """`priority` is 0 for critical to 3 for sheddable."""
+
+    def __init__(self, matcher, Upstream upstream, int priority):
+        if not 0 <= priority <= 3:
+            raise ValueError(f"there is no priority {priority}")
         self.matcher = matcher
         self.upstream = upstream
+        self.priority = priority
 
 
 cdef class Policy:
@@ -41,6 +47,7 @@ cdef class Policy:
         self.body_bound = config.bounds.body or (1 << 62)
         self.buffer_bound = config.bounds.buffer
         self.connections_bound = config.bounds.connections
+        self.shed_status = config.shedding.status
         self.head_ms = config.timeouts.head_ms
         self.body_ms = config.timeouts.body_ms
         self.idle_ms = config.timeouts.idle_ms
@@ -51,8 +58,9 @@ cdef class Policy:
 cdef class Live:
     """The state of a worker. `measures` says which word of `slots` counts what."""
 
-    def __init__(self, Wheel wheel, int64_t[::1] slots, measures):
+    def __init__(self, Wheel wheel, int64_t[::1] slots, measures, Gate gate):
         self.wheel = wheel
+        self.gate = gate
         self.connections = set()
         self.second_reader = SecondReader()
         self.slots = &slots[0]

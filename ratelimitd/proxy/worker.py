@@ -25,13 +25,16 @@ import uvloop
 from ratelimitd.config.model import Config
 from ratelimitd.errors import RatelimitdError
 from ratelimitd.limits.table import Table
+from ratelimitd.overload.gate import Gate
 from ratelimitd.proxy import measures, orders
 from ratelimitd.proxy.channel import Channel
 from ratelimitd.proxy.client import ClientConnection
 from ratelimitd.proxy.compiling import Compiler
 from ratelimitd.proxy.deadlines import Wheel
 from ratelimitd.proxy.live import Listener, Live, Policy
+from ratelimitd.proxy.shedding import Follower, Lag
 from ratelimitd.segment.memory import Segment, boottime_us
+from ratelimitd.segment.shedding import ShedWords
 
 if TYPE_CHECKING:
     from ratelimitd.segment.pages import Page
@@ -54,6 +57,8 @@ class Worker:
         self._config: Config | None = None
         self._compiled: tuple[int, Config, Policy] | None = None
         self._drain_by_us = 0
+        self._lag = Lag()
+        self._follower: Follower
         self._page: Page
         self._live: Live
         self._compiler: Compiler
@@ -92,7 +97,9 @@ class Worker:
         shape = segment.table
         table = Table(segment.memory, shape.offset, shape.stripes, shape.buckets_per_stripe)
         wheel = Wheel(TICK_MS)
-        self._live = Live(wheel, self._page.slots, measures.measures(segment.registry))
+        gate = Gate(self._page.arrivals, int.from_bytes(os.urandom(8)))
+        self._follower = Follower(ShedWords(segment.memory), gate)
+        self._live = Live(wheel, self._page.slots, measures.measures(segment.registry), gate)
         self._compiler = Compiler(segment, table, self._page.slots, wheel, self._loop)
         self._live.swap(self._compiler.compile(self._config, order.generation + 1))
         self._tick(time.monotonic_ns())
@@ -110,12 +117,15 @@ class Worker:
         self._servers.append(await create(lambda: ClientConnection(listener), sock=sock, backlog=BACKLOG))
 
     def _tick(self, due_ns: int) -> None:
-        """Twenty times a second: deadlines, the Date of replies, a sign of life, and how late all that is."""
+        """Twenty times a second: deadlines, the Date of replies, what to shed, a sign of life, and how late
+        all that is."""
         now_ns = time.monotonic_ns()
         lag_us = max(0, now_ns - due_ns) // 1000
         wall_s = time.time()
         self._live.tick(f"Date: {email.utils.formatdate(wall_s, usegmt=True)}\r\n".encode("ascii"))
-        self._page.beat(boottime_us(), lag_us)
+        now_us = boottime_us()
+        self._page.beat(now_us, self._lag.note(lag_us))
+        self._follower.tick(now_us)
         self._live.wheel.advance(
             self._live.wheel.now + max(1, (now_ns - due_ns) // (TICK_MS * 1_000_000) + 1)
         )
