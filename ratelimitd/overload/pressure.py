@@ -2,7 +2,8 @@
 
 Pressure is what a request waits before anyone looks at it: the lag of the workers' loops while they want all
 of their CPU. The law is an integral: it raises the level while the lag is above its target and lowers it
-while the lag is under half of it, and so finds the level that the load needs, whatever a refusal costs.
+while the lag is under half of it, and so finds the level that the load needs, whatever a refusal costs. It
+begins with the second pressed sample in a row: one alone is a moment that a neighbour took, not a surge.
 Without a sample that can be believed the level falls, and after 2 s there is none.
 """
 
@@ -47,6 +48,10 @@ class State:
     believed_us: int = 0
     why: Finding | Fault = Fault.MISSING
 
+    @property
+    def pressed(self) -> bool:
+        return self.why in {Finding.LATE, Finding.STALLED}
+
 
 def judge(targets: Targets, state: State, sample: Sample | None, now_us: int) -> State:
     """The state after `sample`, or after none."""
@@ -59,7 +64,9 @@ def judge(targets: Targets, state: State, sample: Sample | None, now_us: int) ->
     pressed = late if sample.wanted > targets.busy else 0.0
     if max(pressed, stalled) > 1.0:
         why = Finding.LATE if pressed >= stalled else Finding.STALLED
-        return State(_raised(state.level, max(pressed, stalled)), now_us, why)
+        begins = state.level > 0 or state.pressed
+        level = _raised(state.level, max(pressed, stalled)) if begins else 0.0
+        return State(level, now_us, why)
     if max(late, stalled) < 0.5:
         return State(_lowered(state.level), now_us, Finding.CALM)
     return State(state.level, now_us, Finding.BETWEEN)

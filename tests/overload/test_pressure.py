@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimitd.overload.pressure import State, Targets, judge
+from ratelimitd.overload.pressure import Finding, State, Targets, judge
 from ratelimitd.overload.samples import VALID_US, Fault, Sample, fault
 
 CORPUS = sorted((Path(__file__).parents[1] / "corpora/pressure").glob("*.txt"))
@@ -61,9 +61,6 @@ SAMPLES = st.one_of(
         throttled=ANY_SHARE,
         stall=ANY_SHARE,
     ),
-)
-FULL = st.builds(
-    Sample, at_us=st.just(0), span_us=st.just(EVERY_US), busy=st.just(1.0), lag_us=st.integers(0, 10**7)
 )
 
 
@@ -118,7 +115,7 @@ def test_without_want_of_cpu_lag_alone_sheds_nothing(lags: list[int], busy: floa
 
 @given(lag_us=st.integers(20_001, 10**7), more_us=st.integers(0, 10**7), level=st.integers(0, 20))
 def test_more_lag_never_raises_less(lag_us: int, more_us: int, level: int) -> None:
-    state = State(level / 20, 0)
+    state = State(level / 20, 0, Finding.LATE)
     less = judge(TARGETS, state, sample(EVERY_US, 1.0, lag_us), EVERY_US)
     more = judge(TARGETS, state, sample(EVERY_US, 1.0, lag_us + more_us), EVERY_US)
     assert state.level <= less.level <= more.level

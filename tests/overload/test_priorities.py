@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +24,7 @@ def test_the_level_is_the_share_of_all_that_is_refused(level: float, arrivals: l
 def test_a_class_is_cut_only_when_all_below_it_are_gone(level: float, arrivals: list[int]) -> None:
     shares = passing(level, arrivals)
     assert all(0.0 <= share <= 1.0 for share in shares)
-    for above, below in zip(shares, shares[1:], strict=False):
+    for above, below in itertools.pairwise(shares):
         assert above == 1.0 or below == 0.0
 
 
