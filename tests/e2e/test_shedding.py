@@ -6,20 +6,18 @@ the supervisor's.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 
-from ratelimitd.segment.memory import Segment, boottime_us
+from ratelimitd.segment.memory import boottime_us
 from ratelimitd.segment.shedding import MILLION, ShedOrder, ShedWords
 from tests.conftest import StartDaemon
 from tests.daemon import Daemon
+from tests.e2e.orders import stopped
 from tests.servers import LOOPBACK, Nginx, wait_until
 
 FILE = """
@@ -41,20 +39,6 @@ def daemon(start_daemon: StartDaemon, nginx: Nginx, tmp_path: Path, request: pyt
     file = tmp_path / "shedding.yaml"
     file.write_text(FILE % nginx.url + getattr(request, "param", ""))
     return start_daemon("-c", str(file))
-
-
-@contextlib.contextmanager
-def stopped(daemon: Daemon) -> Iterator[ShedWords]:
-    """The words of the daemon's segment, while its supervisor stands still."""
-    descriptors = Path(f"/proc/{daemon.pid}/fd")
-    memory = next(fd for fd in descriptors.iterdir() if "memfd:ratelimitd" in os.readlink(fd))
-    segment = Segment.attach(os.open(memory, os.O_RDWR))
-    daemon.send(signal.SIGSTOP)
-    try:
-        yield ShedWords(segment.memory)
-    finally:
-        daemon.send(signal.SIGCONT)
-        segment.close()
 
 
 class Client:
