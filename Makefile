@@ -15,6 +15,7 @@ SHARED_RUN = -n 2 --dist loadgroup -m "not slow and not timing"
 ALONE_RUN = -m "timing and not slow"
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 .PHONY: help demo test test-slow test-bare lint bench-quick build clean
 
 help: ## this list
@@ -23,13 +24,11 @@ help: ## this list
 demo: build ## a sample web server with ratelimitd before it; says what to try (Ctrl-C ends it)
 	@$(BIN)/ratelimitd demo
 
-test: lint ## the gate: everything that must hold, in under five minutes
-	@scripts/prepare test
+test: prepare-test lint ## the gate: everything that must hold, in under five minutes
 	$(PYTEST) $(SHARED_RUN)
 	$(PYTEST) $(ALONE_RUN)
 
-test-slow: build-dev ## what takes longer than the gate allows
-	@scripts/prepare test
+test-slow: prepare-test build-dev ## what takes longer than the gate allows
 	HYPOTHESIS_PROFILE=search $(PYTEST) -m slow
 
 test-bare: ## both commands of the README in a bare Debian, made with debootstrap (root only)
@@ -38,12 +37,11 @@ test-bare: ## both commands of the README in a bare Debian, made with debootstra
 lint: build-dev ## ruff, mypy, the stubs of the compiled modules, the rules of the architecture
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict ratelimitd tests benchmarks
+	$(BIN)/mypy --strict ratelimitd tests benchmarks scripts/test-bare
 	$(BIN)/python -m mypy.stubtest $(STUBTEST) $(COMPILED)
 	$(PYTEST) -q tests/test_architecture.py
 
-bench-quick: build-dev ## CPU per request beside nginx, HAProxy and a bare relay, in under two minutes
-	@scripts/prepare bench
+bench-quick: prepare-bench build-dev ## CPU per request beside nginx, HAProxy and a relay, in under two minutes
 	$(BIN)/python -m benchmarks.quick
 
 build: .venv/.runtime ## the virtual environment and the compiled modules
@@ -54,7 +52,11 @@ clean: ## removes everything that was built, .venv included
 	find ratelimitd \( -name '*.so' -o -name '*.c' \) -delete
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: build-dev
+# All at once, so that one line to run is enough for those who must run it themselves.
+.PHONY: prepare-test prepare-bench build-dev
+prepare-test prepare-bench:
+	@PYTHON="$(PYTHON)" scripts/prepare build $(@:prepare-%=%)
+
 build-dev: .venv/.dev
 	@$(BIN)/python setup.py -q build_ext --inplace
 

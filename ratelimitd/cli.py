@@ -103,7 +103,7 @@ def _run(given: argparse.Namespace) -> int:
 
     from ratelimitd.control import supervisor
 
-    return supervisor.run(config, given.config)
+    return supervisor.run(config, given.config, flags)
 
 
 def _flags(given: argparse.Namespace) -> Flags:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ratelimitd.config import model
+from ratelimitd.config import checks, model
 from ratelimitd.config.document import Node, place_of
 from ratelimitd.errors import Problem
 
@@ -27,21 +27,21 @@ def warnings(config: model.Config, root: Node) -> list[Problem]:
 
 
 def _keys_chosen_by_clients(config: model.Config) -> Iterator[Advice]:
-    def holds(limit: model.Limit) -> bool:
-        return limit.action == "reject" and any(key in ("client", "global") for key in limit.per)
-
+    guarded = {limit.match for limit in config.limits if limit.action == "reject" and _guards(limit)}
     for index, limit in enumerate(config.limits):
-        guarded = any(
-            holds(other) and other.match in (model.Match(), limit.match)
-            for other in config.limits
-            if other != limit
-        )
-        if not guarded and all(key.startswith(_CHOSEN_BY_CLIENTS) for key in limit.per):
+        if not guarded & {model.Match(), limit.match} and all(
+            key.startswith(_CHOSEN_BY_CLIENTS) for key in limit.per
+        ):
             sentence = (
                 f"limit {limit.name!r} hangs on what the client sends: who sends another value each time is "
                 "never limited. Add a limit per client or a global one"
             )
             yield ("limits", index, "per"), sentence
+
+
+def _guards(limit: model.Limit) -> bool:
+    """Whether no client can get around the limit by what it sends."""
+    return "client" in limit.per or limit.per == ("global",)
 
 
 def _trust_in_everybody(config: model.Config) -> Iterator[Advice]:
@@ -57,8 +57,9 @@ def _trust_in_everybody(config: model.Config) -> Iterator[Advice]:
 
 
 def _small_table(config: model.Config) -> Iterator[Advice]:
-    """Every connection may come from a client of its own, with one entry for each rate with keys."""
+    """Every connection may come from a client of its own, with one entry for each rate that has keys."""
     rates = sum(len(limit.rates) for limit in config.limits if limit.per != ("global",))
+    rates = min(rates, checks.MOST_RATES)  # since no request is counted by more
     needed = rates * config.bounds.connections
     live = int(config.store_options.entries * LIVE_SHARE)
     if needed > live:

@@ -27,14 +27,13 @@ def complete(config: model.Config, root: Node | None) -> model.Config:
         problems.append(
             place.problem(f"there are several upstreams ({names}) and no `routes` to choose between them")
         )
-    together = overlap.most_rates(config.limits)
-    if together > MOST_RATES:
-        place = _place(root, "limits")
-        problems.append(
-            place.problem(
-                f"{together} rates can apply to one request, at most {MOST_RATES} can be counted together"
-            )
+    together = overlap.crowd(config.limits, MOST_RATES)
+    if together:
+        names = ", ".join(limit.name for limit in together[: MOST_RATES + 1])
+        message = (
+            f"more than {MOST_RATES} rates apply to one request, the most that is counted at once: {names}"
         )
+        problems.append(_place(root, "limits").problem(message))
     raise_all(problems)
     return with_routes(config)
 

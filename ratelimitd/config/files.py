@@ -54,7 +54,7 @@ def _content(path: str, place: Place) -> bytes:
 
 
 def _socket(path: str, place: Place) -> str:
-    if len(path.encode()) > addresses.LONGEST_UNIX_PATH:
+    if len(os.fsencode(path)) > addresses.LONGEST_UNIX_PATH:
         raise place.error(
             f"{quote(path)} is longer than the {addresses.LONGEST_UNIX_PATH} bytes of a Unix socket's path"
         )

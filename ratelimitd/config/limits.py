@@ -8,8 +8,9 @@ from collections import abc as collections
 from typing import Any
 
 from ratelimitd.config import kinds, matching, model, units
+from ratelimitd.config.document import Node
 from ratelimitd.config.lists import Overrides
-from ratelimitd.config.reader import SPREAD, Either, ListOf, MapOf, Section, Setting
+from ratelimitd.config.reader import SPREAD, Context, Either, ListOf, MapOf, Section, Setting
 
 _YEAR_MS = 366 * 86_400_000
 PER_WORDS = "client, global, host, path, method, header:NAME, cookie:NAME or query:NAME"
@@ -65,7 +66,7 @@ BAN = Section(
 class _Cost(Either):
     """A number, or the header that carries it: one of two fields of the model."""
 
-    def read(self, node: Any, context: Any) -> dict[str, Any]:
+    def read(self, node: Node, context: Context) -> dict[str, Any]:
         value = super().read(node, context)
         return {"cost_header": value} if isinstance(value, model.CostHeader) else {"cost": value}
 

@@ -1,63 +1,87 @@
-"""How many rates of a configuration can apply to one request.
+"""Which limits can apply to one request, so that not more of them meet than one decision can charge.
 
-A request is a host, a path and a method here. What a limit says about headers is taken to hold, and so is a
-host with a `*`; of a path only what stands before the first `*` counts. So the answer may be too high, and is
-never too low. Paths are compared as limits compare them: decoded, without case, closing slash and parameters.
+A request is a path, a host and a method here. What a limit says about headers is taken to hold, and so is a
+host with a `*`; of a path only what stands before the first `*` counts. So limits may be found to meet that
+never do, and none that meet are missed. Paths are compared as limits compare them: decoded, without case,
+closing slash and parameters.
 """
 
 from __future__ import annotations
 
-import functools
-import itertools
-import operator
+import dataclasses
 import posixpath
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator
 from urllib.parse import unquote
 
 from ratelimitd.config.model import Limit
 
 
-def most_rates(limits: tuple[Limit, ...]) -> int:
-    weights = [len(limit.rates) for limit in limits]
-    if sum(weights) == 0:
-        return 0
-    hosts = _masks([_hosts(limit.match.host) for limit in limits], operator.eq)
-    paths = _masks([[_path(path) for path in limit.match.path] for limit in limits], _path_covers)
-    methods = _masks([list(limit.match.method) for limit in limits], operator.eq)
-    met = {functools.reduce(operator.and_, masks) for masks in itertools.product(hosts, paths, methods)}
-    return max(sum(weight for index, weight in enumerate(weights) if mask >> index & 1) for mask in met)
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Rule:
+    """A limit by the alternatives of its path, its host and its method; none: any will do."""
+
+    limit: Limit
+    alternatives: tuple[frozenset[str], ...]
 
 
-def _masks(patterns: list[list[str]], covers: Callable[[str, str], bool]) -> set[int]:
-    """Of each kind of request that the patterns tell apart, the limits (as bits) that it meets."""
-    kinds: Iterable[str] = {pattern for several in patterns for pattern in several}
-    open_to_all = sum(1 << index for index, several in enumerate(patterns) if not several)
-    masks = {open_to_all}
-    for kind in kinds:
-        met = (
-            index
-            for index, several in enumerate(patterns)
-            if any(covers(pattern, kind) for pattern in several)
-        )
-        masks.add(open_to_all | sum(1 << index for index in met))
-    return masks
+def crowd(limits: tuple[Limit, ...], most: int) -> tuple[Limit, ...]:
+    """Limits with more than `most` rates that can all apply to one request; () when there are none such."""
+    rules = [_Rule(limit, (_paths(limit), _hosts(limit), frozenset(limit.match.method))) for limit in limits]
+    found = frozenset(_crowd(rules, most, dimension=0))
+    return tuple(rule.limit for rule in rules if rule in found)
 
 
-def _hosts(texts: tuple[str, ...]) -> list[str]:
-    return [] if any("*" in text for text in texts) else [text.lower().removesuffix(".") for text in texts]
+def _crowd(rules: list[_Rule], most: int, dimension: int) -> list[_Rule]:
+    """A crowd among `rules`, which meet in all dimensions before `dimension`."""
+    if sum(len(rule.limit.rates) for rule in rules) <= most:
+        return []
+    if dimension == len(rules[0].alternatives):
+        return rules
+    meeting = (_crowd(together, most, dimension + 1) for together in _meeting(rules, dimension))
+    return next((found for found in meeting if found), [])
 
 
-def _path(text: str) -> str:
+def _meeting(rules: list[_Rule], dimension: int) -> Iterator[list[_Rule]]:
+    """The rules that meet, for each kind of request that their patterns of one dimension tell apart."""
+    any_will_do: list[_Rule] = []
+    by_pattern: dict[str, list[_Rule]] = {}
+    for rule in rules:
+        for pattern in rule.alternatives[dimension]:
+            by_pattern.setdefault(pattern, []).append(rule)
+        if not rule.alternatives[dimension]:
+            any_will_do.append(rule)
+    yield any_will_do
+    for kind in by_pattern:
+        special = (rule for pattern in _covering(kind) for rule in by_pattern.get(pattern, ()))
+        yield any_will_do + list(dict.fromkeys(special))
+
+
+def _covering(kind: str) -> Iterator[str]:
+    """Every pattern that fits all of `kind`: itself, `/a/*` for `/a`, and each beginning with a `*`."""
+    yield kind
+    yield f"{kind}/*"
+    for end in range(1, len(kind) + 1):
+        yield f"{kind[:end]}*"
+
+
+def _hosts(limit: Limit) -> frozenset[str]:
+    hosts = limit.match.host
+    return (
+        frozenset() if any("*" in host for host in hosts) else frozenset(_plain_host(host) for host in hosts)
+    )
+
+
+def _plain_host(text: str) -> str:
+    return text.lower().removesuffix(".")
+
+
+def _paths(limit: Limit) -> frozenset[str]:
+    return frozenset(_plain_path(path) for path in limit.match.path)
+
+
+def _plain_path(text: str) -> str:
     before, star, _ = text.partition("*")
     decoded = unquote(before, encoding="latin-1").replace("\\", "/")
     folded = re.sub(r";[^/]*", "", re.sub(r"/+", "/", decoded)).casefold()
     return posixpath.normpath(f"{folded}{star}")
-
-
-def _path_covers(pattern: str, path: str) -> bool:
-    """Whether every request of `path` (itself a pattern) also fits `pattern`."""
-    if not pattern.endswith("*"):
-        return pattern == path
-    prefix = pattern[:-1]
-    return path.startswith(prefix) or path.removesuffix("*").removesuffix("/") == prefix.removesuffix("/")

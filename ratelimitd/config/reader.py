@@ -11,6 +11,7 @@ import abc
 import contextlib
 import dataclasses
 import difflib
+import functools
 import os.path
 from collections import abc as collections
 from typing import Any
@@ -91,9 +92,13 @@ def found(node: Node) -> str:
 
 def did_you_mean(word: str, known: collections.Iterable[str]) -> str:
     """The known word that resembles `word`, or all of them."""
-    words = list(known)
-    close = difflib.get_close_matches(word[:60], words, n=1)
-    return f"did you mean {quote(close[0])}?" if close else f"known here: {', '.join(words)}"
+    return _suggestion(word[:60], tuple(known))
+
+
+@functools.lru_cache(maxsize=1024)
+def _suggestion(word: str, known: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {quote(close[0])}?" if close else f"known here: {', '.join(known)}"
 
 
 def resolve_path(text: str, place: Place) -> str:
@@ -159,12 +164,8 @@ class Fields(Kind):
         if not problems:
             for name, message in self.check(values):
                 inner = node.get(name)
-                wrong = (
-                    context.at(name).error(inner.place, message)
-                    if inner
-                    else context.error(node.place, message)
-                )
-                problems += wrong.problems
+                where, place = (context.at(name), inner.place) if inner else (context, node.place)
+                problems += where.error(place, message).problems
         raise_all(problems)
         return values
 

@@ -87,12 +87,12 @@ cdef class ChunkedReader:
             self._state = SIZE_LF if c == c"\r" else EXTENSION
         elif self._state == EXTENSION or self._state == TRAILER:
             self._overhead += 1
+            if self._overhead > MOST_OVERHEAD:
+                return self._refuse("chunk extensions or trailers of more than 8 KiB")
             if c == c"\r":
                 self._state = SIZE_LF if self._state == EXTENSION else TRAILER_LF
             elif (c < 0x20 and c != c"\t") or c == 0x7F:
                 return self._refuse("a control character in a chunk extension or trailer")
-            elif self._overhead > MOST_OVERHEAD:
-                return self._refuse("chunk extensions or trailers of more than 8 KiB")
         elif self._state == DATA_CR:
             if c != c"\r":
                 return self._refuse("a chunk that is longer than its size")

@@ -135,7 +135,7 @@ cdef class Forwarding:
         cdef int at = head.find(self.request_id)
         cdef bint kept = False
         while at >= 0:
-            if trusted and not kept:
+            if trusted and not kept and not head.fields[at].drop:
                 kept = True
             else:
                 head.fields[at].drop = 1

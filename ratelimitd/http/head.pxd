@@ -59,6 +59,7 @@ cdef class Head:
         int64_t content_length  # -1: none given
         bint chunked
         bint keep_alive
+        bint closes  # a Connection field says `close`, whatever else it says
         bint expects_continue
         bint upgrades
         bint is_head

@@ -136,7 +136,7 @@ cdef class Head:
         while at < line_end and NAME_BYTE[base[at]]:
             at += 1
         self.method_end = at
-        if at == self.start or at == line_end or base[at] != c" ":
+        if at == self.start or at == line_end or base[at] != c" " or not c"a" <= (base[self.start] | 0x20) <= c"z":
             return self._fail(400, b"the request line must start with a method and one space")
         self.is_head = at - self.start == 4 and memcmp(base + self.start, b"HEAD", 4) == 0
         self.target_start = at + 1
@@ -249,6 +249,7 @@ cdef class Head:
         self.content_length = -1
         self.chunked = self.expects_continue = self.upgrades = False
         self.keep_alive = self.minor == 1
+        self.closes = False
         self.host = -1
         for i in range(self.count):
             field = &self.fields[i]
@@ -272,13 +273,13 @@ cdef class Head:
             elif KEEP_ALIVE <= field.name <= HTTP2_SETTINGS:
                 field.drop = 1
             elif field.name == EXPECT:
-                self.expects_continue = same_text(
-                    self.base + field.value_start, field.value_end - field.value_start, b"100-continue", 12
-                )
+                self.expects_continue = True  # whatever it is, the server must see it before the body
             elif field.name == ALIAS and is_request:
                 field.drop = 1
             if status:
                 return status
+        if self.closes:
+            self.keep_alive = False
         if self.chunked and self.content_length >= 0:
             return self._fail(400, b"both Content-Length and Transfer-Encoding")
         if self.chunked and self.minor == 0:
@@ -323,7 +324,7 @@ cdef class Head:
             if options > MOST_CONNECTION_OPTIONS:
                 return self._fail(400, b"the Connection field names too many fields")
             if same_text(base + token, at - token, b"close", 5):
-                self.keep_alive = False
+                self.closes = True
             elif same_text(base + token, at - token, b"keep-alive", 10):
                 if self.minor == 0:
                     self.keep_alive = True
@@ -332,7 +333,7 @@ cdef class Head:
             else:
                 for i in range(self.count):
                     named = &self.fields[i]
-                    if named.name == OTHER or named.name == RATELIMIT or named.name == RATELIMIT_POLICY:
+                    if named.name == OTHER or named.name >= ACCEPT:
                         if named.name_end - named.start == at - token:
                             if equal_names(base + named.start, base + token, at - token):
                                 named.drop = 1

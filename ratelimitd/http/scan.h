@@ -80,13 +80,17 @@ static inline int scan_all(const uint8_t *table, const uint8_t *p, size_t n) {
 }
 
 /* The end of the head that starts at `start`: the offset behind its empty line.
-   0: not there yet, and *resume is where to look on (a line start). -1: a line ends in a bare LF. */
+   0: not there yet, and *resume is where to look on (a line start).
+   -1: a line ends in a bare LF, and *resume is behind it. */
 static inline ptrdiff_t scan_head_end(const uint8_t *base, size_t length, size_t start, size_t *resume) {
     size_t line = *resume < start ? start : *resume;
     const uint8_t *lf;
     while (line < length && (lf = memchr(base + line, '\n', length - line)) != NULL) {
         size_t at = (size_t)(lf - base);
-        if (at == start || base[at - 1] != '\r') return -1;
+        if (at == start || base[at - 1] != '\r') {
+            *resume = at + 1;
+            return -1;
+        }
         if (at == line + 1) return (ptrdiff_t)(at + 1);
         line = at + 1;
     }

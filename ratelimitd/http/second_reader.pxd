@@ -15,5 +15,6 @@ cdef class SecondReader:
     cdef:
         Witness _spare
 
+    cdef bint _reads(self, bytes head, bint has_body)
     cdef bint agrees(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint has_body, bint keep_alive)
     cdef Witness take(self)

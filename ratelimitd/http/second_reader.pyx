@@ -42,17 +42,23 @@ cdef class SecondReader:
     cdef bint agrees(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint has_body, bint keep_alive):
         """Whether llhttp accepts the head data[start:end] and sees a body exactly where we do. After True for
         one with a body, `take` gives the witness that waits for it."""
-        cdef Witness witness = self._spare
-        cdef bint accepted
-        witness.complete = False
-        accepted = witness.feed(data if start == 0 and end == PyBytes_GET_SIZE(data) else data[start:end])
-        if accepted and witness.complete != has_body:
-            if witness.spent or not (keep_alive or has_body):
-                # llhttp reads nothing behind a message that ends its connection.
+        cdef bytes head = data if start == 0 and end == PyBytes_GET_SIZE(data) else data[start:end]
+        if not self._reads(head, has_body):
+            # The witness may hold against this request what another client's request before it said of the
+            # end of its connection: only one that has read nothing yet can refuse.
+            self._spare = Witness()
+            if not self._reads(head, has_body):
                 self._spare = Witness()
-            return True
-        self._spare = Witness()
-        return False
+                return False
+        if self._spare.spent or not (keep_alive or has_body):
+            # llhttp reads nothing behind a message that ends its connection.
+            self._spare = Witness()
+        return True
+
+    cdef bint _reads(self, bytes head, bint has_body):
+        cdef Witness witness = self._spare
+        witness.complete = False
+        return witness.feed(head) and witness.complete != has_body
 
     cdef Witness take(self):
         cdef Witness witness = self._spare

@@ -30,23 +30,34 @@ def normal_path(target: bytes) -> str:
     text = unquote_to_bytes(raw).decode("latin-1").replace("\\", "/")
     if "\0" in text:
         raise ClientFault(400, "the path holds %00")
+    path, climbs = _resolved(text)
+    if climbs:
+        raise ClientFault(400, "the path climbs above the root")
+    return path
+
+
+def _resolved(text: str) -> tuple[str, bool]:
+    """The path with `//` joined and dots resolved, and whether it climbed above the root."""
     parts: list[str] = []
+    climbs = False
     segments = _SLASHES.sub("/", text).split("/")
     for segment in segments[1:]:
         if segment == "..":
-            if not parts:
-                raise ClientFault(400, "the path climbs above the root")
-            parts.pop()
+            climbs |= not parts
+            del parts[-1:]
         elif segment != ".":
             parts.append(segment)
     if segments[-1] in (".", ".."):
         parts.append("")
-    return "/" + "/".join(parts)
+    return "/" + "/".join(parts), climbs
 
 
 def limit_path(path: str) -> str:
-    """A normal path as limits compare it."""
-    folded = _PARAMETERS.sub("", path).casefold()
+    """A normal path as limits compare it. Without its parameters it may have dots and `//` again: servers
+    that ignore parameters resolve `/x/..;/login`."""
+    if ";" in path:
+        path = _resolved(_PARAMETERS.sub("", path))[0]
+    folded = path.casefold()
     return folded[:-1] if len(folded) > 1 and folded.endswith("/") else folded
 
 

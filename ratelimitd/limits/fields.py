@@ -10,7 +10,13 @@ from __future__ import annotations
 from typing import Final
 
 _SECOND_US: Final = 1_000_000
-_UNITS: Final = ((86_400_000_000, "d"), (3_600_000_000, "h"), (60_000_000, "min"), (1_000_000, "s"), (1_000, "ms"))
+_UNITS: Final = (
+    (86_400_000_000, "d"),
+    (3_600_000_000, "h"),
+    (60_000_000, "min"),
+    (1_000_000, "s"),
+    (1_000, "ms"),
+)
 
 
 def window_text(window_us: int) -> str:

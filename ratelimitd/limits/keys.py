@@ -12,20 +12,25 @@ import ipaddress
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 _V4: Final = b"4"
 _V6: Final = b"6"
+# So many `\\` before a quote are counted: more have no use, and their number is the client's choice.
+_MOST_ESCAPES: Final = 64
 
 
 def address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address that `text` spells, IPv4-mapped ones as IPv4; None when it is none."""
+    """The address that `text` spells, IPv4-mapped ones as IPv4, without a zone; None when it is none."""
     try:
         parsed = ipaddress.ip_address(text)
     except ValueError:
         return None
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
-        return parsed.ipv4_mapped
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return parsed.ipv4_mapped
+        if parsed.scope_id is not None:
+            return ipaddress.IPv6Address(int(parsed))
     return parsed
 
 
@@ -88,13 +93,13 @@ def _ranges(
     return firsts, lasts
 
 
-def forwarded_client(peer: str, entries: list[str], trusted: Networks) -> str:
-    """The client behind trusted proxies: `entries` are the addresses of the believed field, the nearest last.
+def forwarded_client(peer: str, entries: Iterable[str], trusted: Networks) -> str:
+    """The client behind trusted proxies: `entries` are the addresses of the believed field, nearest first.
 
     The walk ends at the first entry that is not trusted, or before the first that is no address: then the
-    last good one is the client."""
+    last good one is the client. What lies behind its end is not looked at."""
     client = peer
-    for entry in reversed(entries):
+    for entry in entries:
         parsed = address(entry)
         if parsed is None:
             break
@@ -104,25 +109,44 @@ def forwarded_client(peer: str, entries: list[str], trusted: Networks) -> str:
     return client
 
 
-def x_forwarded_for(values: list[bytes]) -> list[str]:
-    """The addresses of X-Forwarded-For fields, in order; ports are cut."""
-    return [_without_port(entry.decode("latin-1").strip(" \t")) for entry in b",".join(values).split(b",")]
+def x_forwarded_for(values: list[bytes]) -> Iterator[str]:
+    """The addresses of X-Forwarded-For fields, the nearest first; ports are cut."""
+    rest, comma = b",".join(values), b","
+    while comma:
+        rest, comma, entry = rest.rpartition(b",")
+        yield _without_port(entry.decode("latin-1").strip(" \t"))
 
 
-def forwarded(values: list[bytes]) -> list[str]:
-    """The `for` parameters of Forwarded fields (RFC 7239), in order; an element without one is an entry
-    that is no address."""
-    entries = []
-    for element in b",".join(values).split(b","):
-        entry = ""
-        for pair in element.split(b";"):
-            name, _, value = pair.partition(b"=")
-            if name.strip(b" \t").lower() == b"for":
-                entry = value.strip(b" \t").decode("latin-1")
+def forwarded(values: list[bytes]) -> Iterator[str]:
+    """The `for` parameters of Forwarded fields (RFC 7239), the nearest first; an element that has none, or
+    more than one, is an entry that is no address.
+
+    Read from the right: what a proxy has added is read the same whatever stands before it, so that no quote
+    which a client left open can swallow it."""
+    for element in _split(b",".join(values).decode("latin-1"), ","):
+        nodes = []
+        for pair in _split(element, ";"):
+            name, _, value = pair.partition("=")
+            if name.strip(" \t").lower() == "for":
+                nodes.append(value.strip(" \t"))
+        entry = nodes[0] if len(nodes) == 1 else ""
         if len(entry) > 1 and entry[0] == entry[-1] == '"':
             entry = entry[1:-1]
-        entries.append(_without_port(entry))
-    return entries
+        yield _without_port(entry)
+
+
+def _split(text: str, separator: str) -> Iterator[str]:
+    """The parts of `text` between separators that are not quoted, from the right."""
+    quoted = False
+    end = len(text)
+    for at in range(len(text) - 1, -1, -1):
+        if text[at] == '"':
+            before = text[max(0, at - _MOST_ESCAPES) : at]
+            quoted ^= (len(before) - len(before.rstrip("\\"))) % 2 == 0
+        elif text[at] == separator and not quoted:
+            yield text[at + 1 : end]
+            end = at
+    yield text[:end]
 
 
 def _without_port(entry: str) -> str:

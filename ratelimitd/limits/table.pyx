@@ -149,7 +149,8 @@ cdef class Table:
         """Live entries by limit id in `n_buckets` buckets from `start_bucket`: a step of a walk over all."""
         cdef uint64_t end = min(<uint64_t>start_bucket + n_buckets, <uint64_t>self.buckets), bucket
         cdef uint32_t* found = <uint32_t*>calloc(TABLE_LIMIT_IDS, sizeof(uint32_t))
-        cdef int i, limit_id
+        cdef int i, limit_id, highest = -1
+        counts = {}
         if found == NULL:
             raise MemoryError
         try:
@@ -158,7 +159,11 @@ cdef class Table:
                     limit_id = table_live(&self.core.buckets[bucket], i, now_us)
                     if limit_id >= 0:
                         found[limit_id] += 1
-            return {limit_id: found[limit_id] for limit_id in range(TABLE_LIMIT_IDS) if found[limit_id]}
+                        highest = max(highest, limit_id)
+            for limit_id in range(highest + 1):
+                if found[limit_id]:
+                    counts[limit_id] = found[limit_id]
+            return counts
         finally:
             free(found)
 

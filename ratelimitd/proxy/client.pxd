@@ -20,9 +20,11 @@ cdef class ClientConnection(Exchange):
         Witness witness
 
     cdef bint _read_request(self)
+    cdef bint _refuse_large(self, Policy policy)
     cdef bint _wait_for_head(self, Policy policy)
     cdef void _take_head(self, Head head)
     cdef bint _is_served(self, Head head, bytes method)
+    cdef bint _is_read_alike(self, Head head)
     cdef bint _admit(self, Head head, bytes method)
     cdef void _shed(self, Head head)
     cdef Route _route(self, Policy policy, object text)

@@ -12,21 +12,18 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.request cimport (
-    accepts_text, asks_for_h2c, believed_values, needs_care, origin_line, request_text,
+    accepts_text, asks_for_upgrade, believed_values, needs_care, origin_line, request_text,
 )
 from ratelimitd.http.second_reader cimport Witness
 from ratelimitd.limits.decision cimport ADMIT, AGAIN, AMBIGUOUS, DENY, LIMIT, Decision
 from ratelimitd.proxy.clock cimport boottime_us
 from ratelimitd.proxy.exchange cimport (
-    ANSWERING, ASKED, BODY, CLOSED, DISCARDING, HEAD, IDLE, LINGERING, Exchange,
+    ANSWERING, ASKED, BODY, CLOSED, DISCARDING, HEAD, IDLE, LINGERING, MOST_PIPELINED, Exchange,
 )
 from ratelimitd.proxy.live cimport CLIENT_GONE, DENIED, LIMITED, MALFORMED, SHED, Listener, Policy, Route
 
 from ratelimitd.errors import ClientFault
 from ratelimitd.http import head as _head
-
-cdef enum:
-    MOST_PIPELINED = 65536
 
 # Sent twice, they do what they do once (RFC 9110, 9.2.2); TRACE is of no use here.
 cdef frozenset IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
@@ -87,8 +84,9 @@ cdef class ClientConnection(Exchange):
     def eof_received(self):
         if self.state == IDLE or self.state == HEAD or self.state >= DISCARDING or self.body_left:
             return False
-        # The request is whole: a client may close its side and still read the answer.
-        self.keep_alive = False
+        # The request is whole: a client may close its side and still read the answer, and those to the
+        # requests that it sent along.
+        self.ended = True
         return True
 
     # --- a request comes in ---------------------------------------------------------------------------
@@ -105,6 +103,11 @@ cdef class ClientConnection(Exchange):
         if self.at == PyBytes_GET_SIZE(self.buffer):
             self.buffer = NOTHING
             self.at = self.resume = 0
+        if self.state <= HEAD:
+            # A client that takes no answers is served nothing, and not read for ever.
+            self.pause_reading(self.write_paused and PyBytes_GET_SIZE(self.buffer) - self.at > MOST_PIPELINED)
+        if self.ended and self.state <= HEAD and not self.write_paused:
+            self._close()
 
     cdef bint _read_request(self):
         """Reads one head, and goes on with it; False when more bytes are needed."""
@@ -112,19 +115,19 @@ cdef class ClientConnection(Exchange):
         cdef Head head = policy.head
         cdef Py_ssize_t end
         cdef int status
-        if self.state == IDLE and self.buffer[self.at : self.at + 2] == b"\r\n":
-            self.at += 2  # RFC 9112, 2.2: an empty line before the request line is ignored
+        cdef const char* text = PyBytes_AS_STRING(self.buffer)  # a NUL ends it
+        while text[self.at] == c"\r" and text[self.at + 1] == c"\n":
+            self.at += 2  # RFC 9112, 2.2: empty lines before the request line are ignored
         end = head.find_end(self.buffer, self.at, &self.resume)
         if end == 0 and PyBytes_GET_SIZE(self.buffer) - self.at <= policy.head_bound:
             return self._wait_for_head(policy)
         self.state = HEAD
         self.begin_request(policy)
-        if end < 0:
+        if end < 0 and <Py_ssize_t>self.resume - self.at <= policy.head_bound:
             self._refuse(400, "a line ends in a bare LF")
             return True
-        if end == 0 or end - self.at > policy.head_bound:
-            self._refuse(431, "the head is larger than bounds.head")
-            return True
+        if end <= 0 or end - self.at > policy.head_bound:
+            return self._refuse_large(policy)
         status = head.parse_request(self.buffer, self.at, end, policy.target_bound)
         if status:
             self._refuse(status, head.fault.decode())
@@ -145,6 +148,13 @@ cdef class ClientConnection(Exchange):
         self.idempotent = method in IDEMPOTENT
         if self._is_served(head, method) and self._admit(head, method):
             self._forward(head)
+
+    cdef bint _refuse_large(self, Policy policy):
+        if self.buffer.find(b"\n", self.at, self.at + policy.head_bound) < 0:
+            self._refuse(414, "the request line is larger than bounds.head")
+        else:
+            self._refuse(431, "the head is larger than bounds.head")
+        return True
 
     cdef bint _wait_for_head(self, Policy policy):
         """Part of a head: keeps it, unless its first byte already says that this is no HTTP."""
@@ -175,17 +185,25 @@ cdef class ClientConnection(Exchange):
             self._refuse(405, "this is no forward proxy: CONNECT is not served")
         elif head.chunked:
             self._refuse(411, "send the body with Content-Length: chunked requests are not served by this version")
-        elif head.upgrades and not asks_for_h2c(head):
+        elif asks_for_upgrade(head):
             self._refuse(501, "protocol upgrades are not served by this version")
-        elif not self.live.second_reader.agrees(
-            self.buffer, head.start, head.end, self.body_left > 0, self.keep_alive
-        ):
+        elif not self._is_read_alike(head):
             self._refuse(400, "the request can be read in more than one way")
         else:
             if self.body_left:
                 self.witness = self.live.second_reader.take()
             return True
         return False
+
+    cdef bint _is_read_alike(self, Head head):
+        """Whether the second reader reads this request as we do."""
+        cdef bytes data = self.buffer
+        cdef Py_ssize_t start = head.start, end = head.end
+        if head.upgrades:
+            # An offer that we decline; llhttp would leave all that follows, the body too, to what is offered.
+            data = head.render(None, NOTHING, end)
+            start, end = 0, PyBytes_GET_SIZE(data)
+        return self.live.second_reader.agrees(data, start, end, self.body_left > 0, self.keep_alive)
 
     cdef bint _admit(self, Head head, bytes method):
         """The questions in order: how large, whose, what for, is there room, and is it too many. False: answered."""
@@ -291,6 +309,8 @@ cdef class ClientConnection(Exchange):
         cdef bytes lines = policy.forwarding.lines(
             head, self.peer_lines, self.peer_text, self.listener.scheme, self.trusted
         )
+        if self.route.upstream.replaces_host and head.host >= 0:
+            head.fields[head.host].drop = 1
         self.request = head.render(origin_line(head), lines, body_end)
         self.at = body_end
         if self.body_left == 0:

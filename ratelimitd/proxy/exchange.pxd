@@ -7,6 +7,10 @@ from ratelimitd.proxy.live cimport Listener, Live, Outcome, Policy, Route
 from ratelimitd.proxy.upstream cimport Downstream
 
 
+cdef enum:
+    MOST_PIPELINED = 65536  # bytes of requests that wait while one is answered
+
+
 cdef enum State:
     IDLE  # between requests
     HEAD  # part of a head is there
@@ -30,11 +34,14 @@ cdef class Exchange(Downstream):
         size_t resume  # where to look on for the end of a head
         bint reading_paused
         bint write_paused
+        bint ended  # the client has closed its side: nothing more will come
+        Py_ssize_t unsent  # bytes that waited for the client when its deadline was set
         # of the request in work
         Policy policy
         Route route
         bint keep_alive
         bint closes
+        bint until_close  # only the end of the connection ends this answer
         bint expects_continue
         int64_t body_left  # of the request: bytes that were not read yet
         list parts
@@ -54,6 +61,8 @@ cdef class Exchange(Downstream):
     cdef void pause_reading(self, bint pause)
     cdef void drop_upstream(self)
     cdef void cut(self)
+    cdef void _cut_answer(self)
+    cdef void _await_sent(self)
     cdef void _answered(self)
     cdef void _settle(self, bint close, bint unreadable)
     cdef void _linger(self)

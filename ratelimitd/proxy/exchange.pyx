@@ -6,6 +6,10 @@ once, and then the connection is kept, closed, cut or read empty: an unread rest
 the next request, and a last answer is never lost to a reset. How requests come in is `client`'s business.
 """
 
+import os
+import socket
+import struct
+
 from cpython.bytes cimport PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint64_t
 
@@ -22,6 +26,7 @@ cdef enum:
     LINGER_MS = 2000
 
 cdef bytes NOTHING = b""
+cdef bytes NO_LINGER = struct.pack("ii", 1, 0)
 
 
 cdef class Exchange(Downstream):
@@ -43,6 +48,7 @@ cdef class Exchange(Downstream):
         self.request = None
         self.state = ANSWERING
         self.answered_us = self.connection.answered_us
+        self.until_close = until_close
         self.closes = until_close or not self.keep_alive or self.body_left > 0 or self.live.draining
         if PyBytes_GET_SIZE(self.rate_lines) and not tells_rate_limit(head):
             added = self.rate_lines
@@ -70,6 +76,9 @@ cdef class Exchange(Downstream):
             self._answered()
 
     cdef void _answered(self):
+        if self.body_left:
+            # The rest of the request will not be sent: the server would take another one for it.
+            self.connection.keep = False
         self.connection.release()
         self.end_request(FORWARDED)
         self._settle(self.closes, False)
@@ -80,7 +89,7 @@ cdef class Exchange(Downstream):
 
     cdef void answer_is_cut(self, str detail):
         self.end_request(UPSTREAM_ERROR)
-        self.cut()
+        self._cut_answer()
 
     def pause_writing(self):
         self.write_paused = True
@@ -148,7 +157,7 @@ cdef class Exchange(Downstream):
     cdef void _settle(self, bint close, bint unreadable):
         """The request is answered: what becomes of the connection, and of what was not read of a body."""
         if close:
-            if self.body_left or unreadable:
+            if self.body_left or unreadable or self.at < PyBytes_GET_SIZE(self.buffer):
                 self._linger()
             else:
                 self._close()
@@ -162,9 +171,10 @@ cdef class Exchange(Downstream):
     cdef void await_next(self):
         """Ready for the next request, which may be in the buffer already."""
         self.state = IDLE
-        self.pause_reading(False)
+        if PyBytes_GET_SIZE(self.buffer) - self.at <= MOST_PIPELINED:
+            self.pause_reading(False)
         self.live.wheel.set(self, self.policy.idle_ms)
-        if self.at < PyBytes_GET_SIZE(self.buffer):
+        if self.at < PyBytes_GET_SIZE(self.buffer) or self.ended:
             self.started_us = boottime_us()
             self.serve()
 
@@ -178,13 +188,29 @@ cdef class Exchange(Downstream):
             self.transport.write_eof()
 
     cdef void _close(self):
+        """Ends the connection when all that was written is sent."""
         self.state = CLOSED
+        self._await_sent()
         self.transport.close()
+
+    cdef void _await_sent(self):
+        """A client must go on reading what was written for it."""
+        self.unsent = self.transport.get_write_buffer_size()
+        self.live.wheel.set(self, self.live.policy.body_ms)
 
     cdef void cut(self):
         """Ends the connection so that the client notices: what it has got is not all."""
         self.state = CLOSED
         self.transport.abort()
+
+    cdef void _cut_answer(self):
+        """Ends an answer that has begun and will not be finished. Where its end is that of the connection, a
+        reset is all that tells the client."""
+        if self.until_close:
+            duplicate = socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno()))
+            duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+            duplicate.close()
+        self.cut()
 
     cdef void pause_reading(self, bint pause):
         if pause != self.reading_paused:
@@ -223,10 +249,14 @@ cdef class Exchange(Downstream):
         elif self.state == ANSWERING:
             self.drop_upstream()
             self.end_request(TIMEOUT)
-            self.cut()
+            self._cut_answer()
         elif self.state == DISCARDING:
             self._linger()
-        elif self.state == LINGERING:
+        elif self.state >= LINGERING and 0 < self.transport.get_write_buffer_size() <= self.unsent - SPAN_BYTES:
+            self._await_sent()
+        elif self.state == LINGERING and self.transport.get_write_buffer_size():
+            self._close()
+        elif self.state >= LINGERING:
             self.cut()
         else:
             self._close()

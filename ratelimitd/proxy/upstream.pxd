@@ -96,6 +96,7 @@ cdef class Connection(Timed):
     cdef void pause(self, bint pause)
     cdef void leave(self)
     cdef void release(self)
+    cdef void _forsake(self)
     cdef void _read_head(self, bytes data)
     cdef Py_ssize_t _interim(self, Head head, bytes data, Py_ssize_t start, Py_ssize_t end)
     cdef void _frame(self, Head head, bytes data, Py_ssize_t end)
@@ -103,3 +104,4 @@ cdef class Connection(Timed):
     cdef void _read_body(self, bytes data)
     cdef Py_ssize_t _reach(self, bytes data, Py_ssize_t start)
     cdef void _ended(self, str why)
+    cdef void _fails(self, str why, bint closed)

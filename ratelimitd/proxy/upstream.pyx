@@ -11,7 +11,7 @@ from cpython.bytes cimport PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint64_t
 
 from ratelimitd.http.body cimport ChunkedReader
-from ratelimitd.http.head cimport TRANSFER_ENCODING, Head
+from ratelimitd.http.head cimport CONTENT_LENGTH, TRANSFER_ENCODING, Head
 from ratelimitd.proxy.clock cimport boottime_us
 from ratelimitd.proxy.deadlines cimport Timed, Wheel
 
@@ -25,6 +25,7 @@ cdef enum:
 
 cdef int MOST_INTERIMS = 16
 cdef Py_ssize_t MOST_HEAD = 65536
+cdef str TOO_LARGE = "its head is larger than 64 KiB"
 
 
 cdef class Downstream(Timed):
@@ -144,7 +145,9 @@ cdef class Upstream:
         while True:
             try:
                 _, connection = await self.dial(server.address, lambda: Connection(self, server))
-            except OSError as error:
+                if connection.state == OVER:
+                    raise OSError("it was closed before anything was asked")
+            except OSError:
                 self.failed(server)
                 tried.add(server)
                 following = self.choose(tried) if attempt.asker is not None else None
@@ -251,9 +254,14 @@ cdef class Connection(Timed):
     cdef void expire(self):
         """It was idle for long enough."""
         if self.state == FREE:
-            self.state = OVER
+            self._forsake()
+
+    cdef void _forsake(self):
+        """Ends a connection that nobody has asked anything on."""
+        self.state = OVER
+        if self in self.server.idle:
             self.server.idle.remove(self)
-            self.transport.close()
+        self.transport.close()
 
     def data_received(self, bytes data):
         self.answered_us = boottime_us()
@@ -261,7 +269,7 @@ cdef class Connection(Timed):
             self._read_head(data)
         elif self.state == FREE:
             # Nothing was asked: whatever this is, it is nobody's answer.
-            self.expire()
+            self._forsake()
         elif self.state != OVER:
             self._read_body(data)
 
@@ -275,7 +283,7 @@ cdef class Connection(Timed):
             end = head.find_end(data, start, &self.resume)
             if end == 0:
                 if PyBytes_GET_SIZE(data) - start > MOST_HEAD:
-                    self._ended("the head of the answer is larger than 64 KiB")
+                    self._ended(TOO_LARGE)
                 elif start:
                     self.resume -= start
                     self.buffer = data[start:]
@@ -285,6 +293,9 @@ cdef class Connection(Timed):
             self.resume = 0
             if end < 0:
                 self._ended("a line of the answer ends in a bare LF")
+                return
+            if end - start > MOST_HEAD:
+                self._ended(TOO_LARGE)
                 return
             if head.parse_response(data, start, end):
                 self._ended(head.fault.decode())
@@ -303,6 +314,8 @@ cdef class Connection(Timed):
         if head.status == 101 or self.interims > MOST_INTERIMS:
             self._ended("a 101 that nobody asked for" if head.status == 101 else "more than 16 interim answers")
             return -1
+        head.drop_all(CONTENT_LENGTH)
+        head.drop_all(TRANSFER_ENCODING)
         self.asker.answer_interim(head.render(None, b"", end))
         return end if self.asker is not None else -1
 
@@ -316,6 +329,10 @@ cdef class Connection(Timed):
         if asker.is_head or head.status == 204 or head.status == 304:
             self.left = 0
             self.state = LENGTH
+            if head.status == 204:
+                head.drop_all(CONTENT_LENGTH)
+            if head.status == 204 or asker.minor == 0:
+                head.drop_all(TRANSFER_ENCODING)
         elif head.chunked:
             self.chunks = ChunkedReader()
             self.state = CHUNKED
@@ -327,6 +344,7 @@ cdef class Connection(Timed):
             self.keep = False
         reach = self._reach(data, end)
         if reach < 0:
+            self.state = HEAD  # nothing of it was passed on
             self._ended(self.chunks.fault)
         elif self.chunks is not None and asker.minor == 0:
             head.drop_all(TRANSFER_ENCODING)
@@ -383,9 +401,10 @@ cdef class Connection(Timed):
         elif self.state == UNTIL_CLOSE and error is None:
             self.state = OVER
             self.asker.answer_goes_on(b"", True)
+        elif self.state == FREE:
+            self.state = OVER
         elif self.state != OVER:
-            self._ended("the web server closed the connection before its answer was complete")
-        self.state = OVER
+            self._fails("it ends before it is complete", True)
 
     def pause_writing(self):
         if self.asker is not None:
@@ -396,10 +415,14 @@ cdef class Connection(Timed):
             self.asker.upstream_is_full(False)
 
     cdef void _ended(self, str why):
-        """The exchange ends here, and not well."""
+        """The answer is none: the exchange ends here."""
+        self._fails(why, False)
+
+    cdef void _fails(self, str why, bint closed):
+        """The exchange ends, and not well; `closed`: by the server, which had nothing more to say."""
         cdef Downstream asker = self.asker
         cdef bint began = self.state != HEAD
-        cdef bint fresh_try = not began and self.used and self.buffer is None and self.interims == 0
+        cdef bint fresh_try = closed and not began and self.used and self.buffer is None and self.interims == 0
         self.buffer = None
         self.leave()
         if asker is None:

@@ -8,6 +8,8 @@ client. Ports that are taken are replaced by free ones, and the text names those
 from __future__ import annotations
 
 import http.client
+import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -38,7 +41,7 @@ TEXT: Final = """
         200 from the web server; RateLimit says how many requests are left, and for how long
 
     for i in $(seq 30); do curl -s -o /dev/null -w '%{{http_code}}\\n' http://{address}/; done
-        20 times 200, then 429: the web server never sees the other ten
+        200 until 20 were answered in 10 seconds, then 429: the web server never sees those
 
     curl -i http://{address}/
         429 with Retry-After: the seconds after which this client may come again
@@ -49,11 +52,10 @@ TEXT: Final = """
     curl -i http://{admin}/readyz
         what a load balancer asks before it sends traffic
 
-  The same before a web server of your own, without a configuration file:
+  Ctrl-C ends both: no new connections, and what is under way is finished first. Then, before a web server
+  of your own (here on port 9000), without any configuration file:
 
-    ratelimitd run --listen {address} --upstream http://127.0.0.1:9000 --limit {limit}
-
-  Ctrl-C ends both: no new connections, and what is under way is finished first.
+    {program} run --upstream http://127.0.0.1:9000 --limit {limit}
 """
 
 
@@ -77,7 +79,9 @@ def _config(address: str, admin: str, upstream: str) -> model.Config:
             admin=(host, int(port)),
         )
     )
-    return msgspec.structs.replace(config, log=model.Log(access="none"))
+    # As many connections as any shell's limit of open files allows.
+    few = msgspec.structs.replace(config.bounds, connections=400)
+    return msgspec.structs.replace(config, bounds=few, log=model.Log(access="none"))
 
 
 @contextmanager
@@ -120,8 +124,17 @@ def _announce(address: str, admin: str) -> None:
             with closing(http.client.HTTPConnection(admin, timeout=1)) as connection:
                 connection.request("GET", "/readyz")
                 if connection.getresponse().status == http.client.OK:
-                    print(TEXT.format(address=address, admin=admin, limit=LIMIT), flush=True)
+                    text = TEXT.format(address=address, admin=admin, limit=LIMIT, program=_program())
+                    print(text, flush=True)
                     return
         except OSError:
             pass
         time.sleep(0.05)
+
+
+def _program() -> str:
+    """How the operator calls this program."""
+    program = Path(sys.argv[0])
+    if program.name != "ratelimitd":
+        return "python3 -m ratelimitd"
+    return "ratelimitd" if shutil.which("ratelimitd") else os.path.relpath(program)

@@ -159,7 +159,8 @@ def test_at_most_sixteen_rates_meet(tmp_path: Path, limits: int, valid: bool) ->
         assert len(load_text(tmp_path, text).config.limits) == 16
     else:
         assert problems(tmp_path, text) == [
-            "ratelimitd.yaml:3:3: 17 rates can apply to one request, at most 16 can be counted together"
+            "ratelimitd.yaml:3:3: more than 16 rates apply to one request, the most that is counted at once: "
+            + ", ".join(f"a{i}" for i in range(17))
         ]
 
 

@@ -52,7 +52,7 @@ def test_a_second_daemon_on_the_port_says_so_and_leaves(start_daemon: StartDaemo
     second.expected_exit_code = 1
     assert second.wait() == 1
     assert f"{LOOPBACK}:{first.port}" in second.stderr
-    assert "listens there already" in second.stderr
+    assert "in use" in second.stderr
     assert [get(first.port) for _ in range(10)] == [(200, ANSWER)] * 10
 
 

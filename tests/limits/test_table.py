@@ -7,10 +7,10 @@ import random
 import pytest
 
 from ratelimitd.errors import SegmentError
-from ratelimitd.limits.table import Request, Table, TableBusy, shape
+from ratelimitd.limits.table import Request, Table, shape
 from tests.limits.model import Model
 from tests.limits.sequences import Log, Scenario, record
-from tests.limits.tables import HEADER_SIZE, Mortal, TableMemory
+from tests.limits.tables import HEADER_SIZE, TableMemory
 
 SECOND = 1_000_000
 NOW = 100 * SECOND
@@ -143,6 +143,16 @@ class TestKeys:
         assert table.peek(1, 1_000, end - 1) == (1, 0, 0, end)
         assert table.decide([request], end).verdict == "admitted"
 
+    def test_a_ban_of_a_key_that_was_charged_keeps_its_place(self) -> None:
+        table = TableMemory().table
+        request, end = Request(1 << 12, 1_000, 5), NOW + 60 * SECOND
+        table.decide([request], NOW)
+        table.ban(request.key, 1, end, NOW)
+        for key in range(2, 17):
+            table.decide([Request(key << 12, SECOND, 9)], end - SECOND)
+        assert table.decide([request], end - SECOND).retry_at_us == end
+        assert table.counters()[:3] == (0, 0, 0)
+
     def test_unban_lifts_the_ban_and_leaves_the_count(self) -> None:
         table = TableMemory().table
         request = Request(1, SECOND, 2)
@@ -248,6 +258,15 @@ class TestPlaces:
         assert table.decide([victim], NOW + SECOND + SECOND // 10).at_us == NOW + 2 * SECOND
         assert table.decide([victim], NOW + SECOND // 2).verdict == "stale"
 
+    def test_keys_of_equal_tags_are_told_apart(self) -> None:
+        table = TableMemory().table
+        keys = [1 << 12, 1 << 12 ^ (7 << 32 | 7), 1 << 12 ^ (9 << 32 | 9)]
+        for times, key in enumerate(keys, 1):
+            for _ in range(times):
+                used = table.decide([Request(key, SECOND, 9)], NOW).used
+            assert used == (times,)
+        assert table.verify() == []
+
     def test_keys_spread_over_both_of_their_buckets(self) -> None:
         memory = TableMemory(16, 8)  # 1,024 places
         table, chance = memory.table, random.Random(3)
@@ -283,79 +302,6 @@ class TestUnits:
         for second in (1, 30, 31):
             assert table.decide([whole._replace(cost=1)], NOW + second * SECOND).verdict == "refused"
         assert table.decide([whole], NOW + 32 * SECOND).verdict == "admitted"
-
-
-class TestStripes:
-    def test_a_stripe_that_is_held_refuses_after_one_wait_and_is_then_only_tried(self) -> None:
-        memory = TableMemory(4)
-        holder, table = Mortal(memory), memory.table
-        requests = [Request(key, SECOND, 100) for key in range(4)]
-        holder.lock(2)
-        for _ in range(20):
-            assert table.decide(requests, NOW).verdict == "timed out"
-        assert table.counters().timeouts == 1
-        for key in (0, 1, 3):
-            assert table.decide([requests[key]], NOW).used == (1,)  # nothing was charged, nothing left locked
-        with pytest.raises(TableBusy):
-            table.peek(2, SECOND, NOW)
-        holder.unlock(2)
-        assert table.decide(requests, NOW).verdict == "admitted"
-
-    def test_a_stripe_that_came_back_is_waited_for_again(self) -> None:
-        memory = TableMemory(1)
-        holder, table, request = Mortal(memory), memory.table, Request(0, SECOND, 100)
-        for waits in (1, 2):
-            holder.lock(0)
-            assert table.decide([request], NOW).verdict == "timed out"
-            assert table.counters().timeouts == waits
-            holder.unlock(0)
-            assert table.decide([request], NOW).verdict == "admitted"
-
-    def test_a_stripe_is_waited_for_again_after_a_while(self) -> None:
-        memory = TableMemory(1)
-        holder, table = Mortal(memory), memory.table
-        holder.lock(0)
-        tries = 0
-        while table.counters().timeouts < 2:
-            assert table.decide([Request(0, SECOND, 100)], NOW).verdict == "timed out"
-            tries += 1
-        assert tries > 10
-        holder.unlock(0)
-
-    def test_a_process_that_stood_still_reads_its_clock_and_decides(self) -> None:
-        table = TableMemory().table
-        request = Request(1, SECOND, 2)
-        table.decide([request], NOW)
-        stale = table.decide([request], NOW - SECOND - 1)
-        assert (stale.verdict, stale.at_us) == ("stale", NOW)
-        assert table.decide_again([request], NOW + 5, stale.at_us).used == (2,)
-        assert table.counters().damaged_stripes == 0
-
-    def test_a_stripe_ahead_of_the_clock_is_damaged_and_starts_empty(self) -> None:
-        memory = TableMemory(4)
-        table = memory.table
-        requests = [Request(key, SECOND, 2) for key in range(4)]
-        table.decide(requests, NOW)
-        memory.set_tmax(1, NOW + 3_600 * SECOND)
-        memory.set_tmax(3, NOW + 7_200 * SECOND)
-        decision = table.decide(requests, NOW)
-        repeats = 0
-        while decision.verdict == "stale":
-            decision = table.decide_again(requests, NOW + 1, decision.at_us)
-            repeats += 1
-        assert (decision.verdict, decision.at_us, repeats) == ("admitted", NOW + 1, 2)
-        assert decision.used == (2, 1, 2, 1)
-        assert table.counters().damaged_stripes == 2
-
-    def test_a_stripe_that_moved_on_meanwhile_is_not_damaged(self) -> None:
-        table = TableMemory().table
-        request = Request(1, SECOND, 2)
-        table.decide([request], NOW)
-        ahead = table.decide([request], NOW - 2 * SECOND).at_us
-        table.decide([request], NOW + SECOND // 2)  # by another process, while this one stands still
-        decision = table.decide_again([request], ahead - 1, ahead)
-        assert decision.verdict == "refused"
-        assert table.counters().damaged_stripes == 0
 
 
 class TestGeometry:

@@ -121,8 +121,8 @@ def torment(seed: int, seconds: float) -> None:
             time.sleep(hammers.random.random() * 0.02)
         hammers.finish()
         admitted = hammers.judge()
-        assert kills > 8 * seconds
-        assert admitted > 2_000 * seconds
+        assert kills > 4 * seconds
+        assert admitted > 1_000 * seconds
         assert hammers.table.counters().dead_owners > 0
 
 

@@ -1,0 +1,103 @@
+"""Chunked bodies: the same content and the same end in any cut, and a refusal for whatever is none."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratelimitd.http.body import ChunkedReader
+
+
+def encoded(chunks: list[bytes], extension: bytes = b"", trailers: bytes = b"") -> bytes:
+    framed = b"".join(b"%x%b\r\n%b\r\n" % (len(chunk), extension, chunk) for chunk in chunks if chunk)
+    return framed + b"0" + extension + b"\r\n" + trailers + b"\r\n"
+
+
+def read(data: bytes, cuts: list[int]) -> tuple[bytes, int, bool]:
+    """The content, how far the body reaches, and whether it is complete, when it comes in these pieces."""
+    reader = ChunkedReader()
+    content, reach = b"", 0
+    for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
+        taken, part = reader.read(data[start:end])
+        content += part
+        reach += taken
+        if reader.complete:
+            break
+    return content, reach, reader.complete
+
+
+@given(
+    st.lists(st.binary(max_size=300)),
+    st.sampled_from([b"", b";a", b";a=b", b';a="b c"', b";\xc3\xa4"]),
+    st.sampled_from([b"", b"X-Sum: 1\r\n", b"A: b\r\nC:\r\n"]),
+    st.binary(max_size=20),
+    st.data(),
+)
+def test_any_cut_gives_the_same_content_and_end(
+    chunks: list[bytes], extension: bytes, trailers: bytes, behind: bytes, data: st.DataObject
+) -> None:
+    body = encoded(chunks, extension, trailers)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(body)), max_size=8)))
+    assert read(body + behind, cuts) == (b"".join(chunks), len(body), True)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=40), max_size=5), st.data())
+def test_a_body_is_complete_with_its_last_byte(chunks: list[bytes], data: st.DataObject) -> None:
+    body = encoded(chunks)
+    cut = data.draw(st.integers(0, len(body) - 1))
+    content, reach, complete = read(body[:cut], [])
+    assert (reach, complete) == (cut, False)
+    assert b"".join(chunks).startswith(content)
+
+
+def test_byte_by_byte() -> None:
+    body = encoded([b"hello", b"\r\n0\r\n\r\n", b"x" * 17], b";a=b", b"X: y\r\n")
+    assert read(body, list(range(1, len(body)))) == (b"hello\r\n0\r\n\r\n" + b"x" * 17, len(body), True)
+
+
+@pytest.mark.parametrize("size", [b"5", b"05", b"00000000000005", b"000000000000005"])
+def test_sizes(size: bytes) -> None:
+    assert read(size + b"\r\nhello\r\n0\r\n\r\n", [])[0] == b"hello"
+
+
+def test_size_in_upper_and_lower_case() -> None:
+    for size in (b"1a", b"1A"):
+        assert read(size + b"\r\n" + b"x" * 26 + b"\r\n0\r\n\r\n", [])[0] == b"x" * 26
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\r\n", b"\n", b";a\r\n", b" 5\r\nhello\r\n", b"5 \r\nhello\r\n", b"\t5\r\n", b"+5\r\nhello",
+        b"-5\r\n", b"0x5\r\nhello", b"5h\r\n", b"g\r\n", b"1_0\r\n", b'"5"\r\n', b"5,5\r\n",
+        b"\xef\xbc\x95\r\n", b"5\0\r\n", b"0000000000000005\r\nhello", b"ffffffffffffffff\r\n",
+        b"10000000000000005\r\n", b"5\nhello\r\n", b"5\rhello\r\n", b"5\r\rhello", b"5\r\nhello\n0\r\n",
+        b"5\r\nhello\r0\r\n", b"5\r\nhello0\r\n", b"5\r\nhello!\r\n", b"5\r\nhell\r\n0\r\n\r\n",
+        b"5;a\nhello", b"5;a\0b\r\nhello", b"5;a\x0bb\r\n", b"5;a\x7f\r\n", b"5;\ra\r\n",
+        b"5;" + b"a" * 9000, b"0\r\n\n", b"0\r\n\rx", b"0\n\r\n", b"0\r\n X: y\r\n\r\n",
+        b"0\r\n\tX: y\r\n\r\n", b"0\r\nX: y\n\r\n", b"0\r\nX: \0\r\n\r\n", b"0\r\nX: " + b"y" * 9000,
+        b"0\r\n" + b"X\r\n" * 9000, b"0\r\nX: y\r\n z\r\n\r\n", b"0;\n\r\n", b"0\r\nX: a\rb\r\n\r\n",
+    ],
+)  # fmt: skip
+def test_malformed(body: bytes) -> None:
+    reader = ChunkedReader()
+    with pytest.raises(ValueError, match=" ") as caught:
+        reader.read(body)
+    assert not reader.complete
+    assert reader.fault == str(caught.value)
+    with pytest.raises(ValueError, match=" "):
+        read(body, list(range(1, len(body))))
+
+
+@given(st.binary(max_size=60), st.data())
+def test_rubbish_is_judged_alike_in_any_cut(body: bytes, data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(body)), max_size=8)))
+
+    def outcome(cuts: list[int]) -> object:
+        try:
+            return read(body, cuts)
+        except ValueError as error:
+            return str(error)
+
+    assert outcome(cuts) == outcome([])
