@@ -33,6 +33,7 @@ from ratelimitd.proxy.compiling import Compiler
 from ratelimitd.proxy.deadlines import Wheel
 from ratelimitd.proxy.live import Listener, Live, Policy
 from ratelimitd.proxy.shedding import Follower, Lag
+from ratelimitd.proxy.ticks import Ticks
 from ratelimitd.segment.memory import Segment, boottime_us
 from ratelimitd.segment.shedding import ShedWords
 
@@ -58,6 +59,7 @@ class Worker:
         self._compiled: tuple[int, Config, Policy] | None = None
         self._drain_by_us = 0
         self._lag = Lag()
+        self._ticks: Ticks | None = None
         self._follower: Follower
         self._page: Page
         self._live: Live
@@ -102,7 +104,8 @@ class Worker:
         self._live = Live(wheel, self._page.slots, measures.measures(segment.registry), gate)
         self._compiler = Compiler(segment, table, self._page.slots, wheel, self._loop)
         self._live.swap(self._compiler.compile(self._config, order.generation + 1))
-        self._tick(time.monotonic_ns())
+        self._tick(0, 1)
+        self._ticks = Ticks(self._loop, self._tick, TICK_MS)
         for bind, fd in zip(order.listeners, fds, strict=True):
             await self._listen(bind, socket.socket(fileno=fd))
         # What is loaded now stays: the collector need not look at it again.
@@ -116,24 +119,18 @@ class Worker:
         sock.setblocking(False)
         self._servers.append(await create(lambda: ClientConnection(listener), sock=sock, backlog=BACKLOG))
 
-    def _tick(self, due_ns: int) -> None:
+    def _tick(self, late_us: int, count: int) -> None:
         """Twenty times a second: deadlines, the Date of replies, what to shed, a sign of life, and how late
         all that is."""
-        now_ns = time.monotonic_ns()
-        lag_us = max(0, now_ns - due_ns) // 1000
         wall_s = time.time()
         self._live.tick(f"Date: {email.utils.formatdate(wall_s, usegmt=True)}\r\n".encode("ascii"))
         now_us = boottime_us()
-        self._page.beat(now_us, self._lag.note(lag_us))
+        self._page.beat(now_us, self._lag.note(late_us))
         self._follower.tick(now_us)
-        self._live.wheel.advance(
-            self._live.wheel.now + max(1, (now_ns - due_ns) // (TICK_MS * 1_000_000) + 1)
-        )
+        self._live.wheel.advance(self._live.wheel.now + count)
         if self._drain_by_us and self._is_drained():
             self._channel.send(orders.Drained())
             self._end()
-            return
-        self._loop.call_later(TICK_MS / 1000, self._tick, now_ns + TICK_MS * 1_000_000)
 
     def _compile(self, order: orders.Compile) -> None:
         try:
@@ -176,6 +173,9 @@ class Worker:
         return not self._servers and not self._live.connections
 
     def _end(self) -> None:
+        if self._ticks is not None:
+            self._ticks.close()
+            self._ticks = None
         if not self._ended.done():
             self._ended.set_result(None)
 
