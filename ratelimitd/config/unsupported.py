@@ -39,15 +39,6 @@ UNSUPPORTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "upstreams.*.retry": (_other_than(model.Upstream), "retries other than the default"),
     "upstreams.*.tls": (_always, "TLS towards servers"),
     "routes[].streaming": (bool, "streaming routes"),
-    "limits[].per": (lambda per: len(per) > 1, "lists of keys"),
-    "limits[].per[]": (
-        lambda key: key not in ("client", "global") and not key.startswith("header:"),
-        "keys other than client, global and header:NAME",
-    ),
-    "limits[].concurrent": (_always, "limits of concurrency"),
-    "limits[].cost": (lambda fields: "cost_header" in fields, "costs from a header"),
-    "limits[].overrides": (_always, "overrides"),
-    "limits[].ban": (_always, "bans"),
     "store": (lambda store: store != "memory", "stores other than `memory`"),
     "log.destination": (lambda destination: destination == "journald", "logging to journald"),
 }

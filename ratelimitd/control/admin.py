@@ -117,6 +117,8 @@ class AdminServer:
                     await self._exchange(reader, writer, hosts)
         except (OSError, TimeoutError):
             pass  # the other side is gone or does not read: there is nobody to tell
+        except asyncio.CancelledError:
+            pass  # the daemon ends; nobody waits for this task, and its end is no error
         finally:
             self._connections -= 1
             writer.close()

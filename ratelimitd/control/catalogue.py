@@ -8,28 +8,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ratelimitd.limits.policy import windows_us
 from ratelimitd.segment import series as names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ratelimitd.config.model import Config, Limit
+    from ratelimitd.config.model import Config
     from ratelimitd.segment.registry import Registry
 
 
 def register(config: Config, registry: Registry) -> None:
     """Name all limits and series of `config`; those that have a number keep it."""
     for limit in config.limits:
-        for window_us in windows_us(limit):
-            registry.limit_id(limit.name, window_us)
+        for name, window_us in windows_us(limit):
+            registry.limit_id(name, window_us)
     for metric, labels in _series(config):
         registry.series(metric, labels, names.METRICS[metric].width)
-
-
-def windows_us(limit: Limit) -> list[int]:
-    """The windows of a limit, those of its overrides included, each once."""
-    rates = [*limit.rates, *(rate for _, rates in limit.overrides for rate in rates)]
-    return list(dict.fromkeys(rate.window_us for rate in rates))
 
 
 def _series(config: Config) -> Iterator[tuple[str, tuple[str, ...]]]:

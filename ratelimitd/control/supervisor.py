@@ -32,6 +32,7 @@ from ratelimitd.control.resolve import check_upstreams
 from ratelimitd.control.status import State, Status, Views
 from ratelimitd.control.workers import Workers
 from ratelimitd.errors import RatelimitdError
+from ratelimitd.limits.inflight import InFlight
 from ratelimitd.limits.table import Table
 from ratelimitd.segment import layout
 from ratelimitd.segment.memory import Segment
@@ -190,6 +191,7 @@ def _new_segment(config: Config, workers: int) -> tuple[Segment, Table]:
     shape = segment.table
     table = Table(segment.memory, shape.offset, shape.stripes, shape.buckets_per_stripe)
     table.initialise()
+    InFlight(segment.memory, segment.inflight_offset, segment.pages, layout.SUPERVISOR_PAGE).initialise()
     catalogue.register(config, segment.registry)
     return segment, table
 

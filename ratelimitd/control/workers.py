@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from ratelimitd.control.process import WorkerProcess, exit_text
 from ratelimitd.errors import StartError
+from ratelimitd.limits.inflight import InFlight
 from ratelimitd.proxy.orders import (
     Compile,
     Compiled,
@@ -72,6 +73,7 @@ class Worker:
 
     index: int
     process: WorkerProcess
+    page_index: int
     page: Page
     since_us: int  # when it entered its state
     life: Life = Life.STARTING
@@ -116,6 +118,9 @@ class Workers:
     ) -> None:
         self._command = command
         self._segment = segment
+        self._in_flight = InFlight(
+            segment.memory, segment.inflight_offset, segment.pages, layout.SUPERVISOR_PAGE
+        )
         self._count = count
         self._sockets = sockets
         self._loop = asyncio.get_running_loop()
@@ -212,7 +217,9 @@ class Workers:
         page = self._segment.page(page_index)
         page.claim(process.pid)
         number = self._in_force.number
-        worker = Worker(index, process, page, boottime_us(), asked_compile=number, asked_swap=number)
+        worker = Worker(
+            index, process, page_index, page, boottime_us(), asked_compile=number, asked_swap=number
+        )
         self._workers[index] = worker
         listeners = self._sockets(index)
         process.send(
@@ -279,6 +286,7 @@ class Workers:
         expected = worker.life is Life.DRAINING or not self._replacing
         self._move(worker, Life.ENDED)
         fold(worker.page, self._segment.page(layout.BASE_PAGE), self._segment.registry.all_series())
+        self._forget_in_flight(worker.page_index)
         del self._workers[worker.index]
         self._note_reload()
         how = exit_text(status)
@@ -291,6 +299,12 @@ class Workers:
         elif not expected:
             self._replace(worker, how)
         self._note_end()
+
+    def _forget_in_flight(self, page_index: int) -> None:
+        """What the ended process held is free again. A lock whose holder is stopped is waited for; a new
+        process on the page forgets by itself before it serves."""
+        if self._segment.page(page_index).owner == 0 and not self._in_flight.clear(page_index):
+            self._loop.call_later(CHECK_EVERY_S, self._forget_in_flight, page_index)
 
     def _replace(self, worker: Worker, how: str) -> None:
         self.restarts += 1

@@ -1,44 +1,24 @@
 # cython: boundscheck=False, wraparound=False, initializedcheck=False
-"""Whether one request may pass: its keys, one look at the table for all of them, and what the client is told.
+"""Whether one request may pass: one look at the table for all its keys, and what the client is told.
 
-A request is charged to every limit that applies to it or to none. `client` and `global` keys are made once
-per client and policy; a header's value is hashed with each request. Nothing here reads a clock: the caller
-gives the instant, and takes the one that was decided from `decided.at_us`. What a decision says is this
-object's own memory until the next one.
+A request is charged to every limit that applies to it or to none; places of a limit of concurrency are taken
+first and given back when a rate refuses. Nothing here reads a clock: the caller gives the instant, and takes
+the one that was decided from `decided.at_us`. What a decision says is this object's own memory until the
+next one.
 """
 
-import struct
-
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
 
 from ratelimitd.http.head cimport Head
-from ratelimitd.limits.table cimport (
-    ADMITTED, MAX_CHARGES, REFUSED, STALE, TIMED_OUT, Charge, Table, Verdict, siphash,
+from ratelimitd.limits.charges cimport (
+    CLIENT, DENIED, GLOBAL, KEYED, Applied, Charges, Client, LimitState,
 )
+from ratelimitd.limits.inflight cimport ENTERED, FULL, Entered, InFlight
+from ratelimitd.limits.table cimport ADMITTED, CHARGE_BANNED, REFUSED, STALE, Charge, Table, Verdict
 
 from ratelimitd.limits import fields
-
-cdef enum:
-    CLIENT = 99  # c
-    GLOBAL = 103  # g
-    HEADER = 104  # h
-
-    MISSING_CLIENT = 0
-    MISSING_SKIP = 1
-    MISSING_DENY = 2
-
-    SKIPPED = 0
-    KEYED = 1
-    DENIED = 2
-    TWICE = 3
-
-    PREFIX = 3  # bytes of a key's material before its value: id of the limit's window, kind
-
-_KINDS = {"client": CLIENT, "global": GLOBAL, "header": HEADER}
-_MISSING = {"client": MISSING_CLIENT, "skip": MISSING_SKIP, "deny": MISSING_DENY}
 
 
 cdef inline char* put(char* out, bytes text) noexcept:
@@ -46,141 +26,38 @@ cdef inline char* put(char* out, bytes text) noexcept:
     return out + PyBytes_GET_SIZE(text)
 
 
-cdef class Client:
-    def __init__(self, str address, bytes key_bytes, bint allowed=False, bint denied=False):
-        self.address = address
-        self.key_bytes = key_bytes
-        self.allowed = allowed
-        self.denied = denied
+cdef class Limiter(Charges):
+    """Decides by `limits` (policy.LimitRules) on `table` and `inflight`; counts decisions into `slots`, the
+    caller's counter page."""
 
-
-cdef class Limiter:
-    """Decides by `rules` (at most 16) on `table`; counts decisions into `slots`, the caller's counter page."""
-
-    def __init__(self, rules: tuple, Table table, int64_t[::1] slots, bytes secret, uint64_t generation):
-        if len(rules) > MOST_RULES:
-            raise ValueError(f"{len(rules)} rates, and at most {MOST_RULES} can be charged at once")
+    def __init__(
+        self, tuple limits, Table table, InFlight inflight, int64_t[::1] slots, bytes secret, uint64_t generation
+    ):
+        Charges.__init__(self, limits, secret, generation)
         self.table = table
+        self.inflight = inflight
         self.slots = &slots[0]
-        self.k0, self.k1 = struct.unpack("<QQ", secret)
-        self.generation = generation
-        self.rules = rules
-        self.count = len(rules)
-        self.headers = [rule.header for rule in rules]
-        self.policy_lines = [fields.policy_line(rule.item, rule.quota, rule.window_us) for rule in rules]
-        self.prefixes = [fields.remaining_prefix(rule.item) for rule in rules]
-        self.suffixes = [fields.remaining_suffix(rule.window_us) for rule in rules]
-        self.needs_text = any(rule.matcher is not None for rule in rules)
-        for position, rule in enumerate(rules):
-            self._add(position, rule)
 
-    def _add(self, int i, rule):
-        cdef Source* source = &self.sources[i]
-        cdef Charge* charge = &self.templates[i]
-        source.kind = _KINDS[rule.source]
-        source.missing = _MISSING[rule.missing]
-        source.observe = rule.observe
-        source.open_on_failure = rule.open_on_failure
-        source.has_matcher = rule.matcher is not None
-        source.position = rule.position
-        source.quota = rule.quota
-        source.allowed_slot = rule.allowed_slot
-        source.limited_slot = rule.limited_slot
-        source.observed_slot = rule.observed_slot
-        charge.slot_us = rule.slot_us
-        charge.limit = rule.quota
-        charge.cost = rule.cost
-        charge.limit_id = rule.limit_id
-        charge.generation = self.generation & 0xFFFF
-        charge.shift = rule.shift
-        charge.observe = rule.observe
-        source.global_key = self._hash(i, GLOBAL, NULL, 0)
-
-    cdef uint64_t _hash(self, int rule, uint8_t kind, const uint8_t* value, Py_ssize_t n) noexcept:
-        """The key of a value under a rule. SipHash with the segment's secret: nobody can aim at a key."""
-        cdef uint8_t small[512]
-        cdef uint8_t* material = small
-        cdef uint64_t key
-        if n + PREFIX > 512:
-            material = <uint8_t*>PyMem_Malloc(n + PREFIX)
-            if material is NULL:  # no memory: one key for all such values can only refuse too much
-                n, material = 0, small
-        material[0] = self.templates[rule].limit_id & 0xFF
-        material[1] = self.templates[rule].limit_id >> 8
-        material[2] = kind
-        if n:
-            memcpy(material + PREFIX, value, n)
-        key = siphash(material, n + PREFIX, self.k0, self.k1)
-        if material is not small:
-            PyMem_Free(material)
-        return key
-
-    cdef void _keys_of(self, Client client):
-        cdef const uint8_t* value = <const uint8_t*>PyBytes_AS_STRING(client.key_bytes)
-        cdef int i
-        for i in range(self.count):
-            client.keys[i] = self._hash(i, CLIENT, value, PyBytes_GET_SIZE(client.key_bytes))
-        client.generation = self.generation
-
-    cdef int _header_key(self, Head head, Client client, int rule, uint64_t* key) except -1:
-        """The key of a field's value; what stands in for one that is absent or empty."""
-        cdef bytes name = self.headers[rule]
-        cdef int at = head.find(name)
-        cdef Py_ssize_t n = 0
-        if at >= 0:
-            if head.find_next(name, at) >= 0:
-                return TWICE
-            n = head.fields[at].value_end - head.fields[at].value_start
-        if n == 0:
-            if self.sources[rule].missing == MISSING_SKIP:
-                return SKIPPED
-            if self.sources[rule].missing == MISSING_DENY:
-                return DENIED
-            key[0] = client.keys[rule]
-            return KEYED
-        key[0] = self._hash(rule, HEADER, head.base + head.fields[at].value_start, n)
-        return KEYED
-
-    cdef int _collect(self, Head head, Client client, object text) except -1:
-        """Fills `charges` with what this request is to be charged to; KEYED, DENIED or TWICE."""
-        cdef int i, found
-        cdef uint64_t key
-        if client.generation != self.generation:
-            self._keys_of(client)
-        self.charged = 0
-        for i in range(self.count):
-            if self.sources[i].has_matcher and not self.rules[i].matcher(text):
-                continue
-            if self.sources[i].kind == CLIENT:
-                key = client.keys[i]
-            elif self.sources[i].kind == GLOBAL:
-                key = self.sources[i].global_key
-            else:
-                found = self._header_key(head, client, i, &key)
-                if found == SKIPPED:
-                    continue
-                if found != KEYED:
-                    self.deciding = i
-                    return found
-            self.charges[self.charged] = self.templates[i]
-            self.charges[self.charged].key = key
-            self.rule_of[self.charged] = i
-            self.charged += 1
-        return KEYED
-
-    cdef Decision decide(self, Head head, Client client, object text, uint64_t now_us):
-        """Decides the request in `head`; `text` is its RequestText where `needs_text` says so."""
+    cdef Decision decide(self, Head head, Client client, object text, bint trusted, uint64_t now_us):
+        """Decides the request in `head`; `text` is its RequestText where `needs_text` says so. After ADMIT
+        the first `held_count` of `held` are places that `release` must give back when the request ends."""
         cdef int collected
-        self.deciding = self.tightest = -1
-        self.decided.at_us = now_us
-        if self.count == 0 or client.allowed:
+        cdef Decision decision
+        self.deciding = self.deciding_rate = self.tightest = -1
+        self.applied_count = self.charged = self.held_count = 0
+        self.decided.at_us = self.decided.retry_at_us = now_us
+        if self.limit_count == 0 or client.allowed:
             return ADMIT
-        collected = self._collect(head, client, text)
-        if collected == DENIED:
-            return DENY
-        if collected == TWICE:
-            return AMBIGUOUS
+        collected = self.collect(head, client, text, trusted)
+        if collected != KEYED:
+            self.held_count = 0
+            return DENY if collected == DENIED else AMBIGUOUS
+        if self.held_count:
+            decision = self._hold_places()
+            if decision != ADMIT:
+                return decision
         if self.charged == 0:
+            self._count_admitted()
             return ADMIT
         return self._conclude(self.table.admit(self.charges, self.charged, now_us, &self.decided))
 
@@ -188,47 +65,121 @@ cdef class Limiter:
         """The repeat that AGAIN asks for."""
         return self._conclude(self.table.admit_again(self.charges, self.charged, now_us, &self.decided))
 
-    cdef Decision _conclude(self, Verdict verdict) noexcept:
+    cdef void release(self, uint64_t* held, int count) noexcept:
+        """Gives back places that an admitted request held."""
+        cdef int i
+        for i in range(count):
+            self.inflight.leave(held[i])
+
+    cdef Decision _hold_places(self) noexcept:
+        """Takes a place under each key in `held`, or none."""
+        cdef int i, wanted = 0, taken = 0
+        cdef LimitState* state
+        cdef Entered entered
+        for i in range(self.applied_count):
+            state = &self.limits[self.applied[i].limit]
+            if not state.concurrent or wanted == self.held_count:
+                continue
+            entered = self.inflight.enter(self.held[wanted], state.concurrent)
+            if entered == ENTERED:
+                self.held[taken] = self.held[wanted]
+                taken += 1
+            elif state.observe:
+                self.applied[i].over = entered == FULL
+            elif entered == FULL or not state.open_on_failure:
+                self.release(self.held, taken)
+                self.held_count = 0
+                self.deciding = self.applied[i].limit
+                self.slots[state.limited_slot] += 1
+                return LIMIT if entered == FULL else BUSY
+            wanted += 1
+        self.held_count = taken
+        return ADMIT
+
+    cdef Decision _conclude(self, Verdict verdict):
         cdef int i
         if verdict == ADMITTED:
             self._count_admitted()
+            self._find_tightest()
             return ADMIT
-        if verdict == REFUSED:
-            self.deciding = self.rule_of[self.decided.refused_by]
-            self.slots[self.sources[self.deciding].limited_slot] += 1
-            return LIMIT
         if verdict == STALE:
             return AGAIN
-        for i in range(self.charged):
-            if not self.sources[self.rule_of[i]].open_on_failure:
-                self.deciding = self.rule_of[i]
-                return BUSY
-        return ADMIT
+        if verdict != REFUSED:
+            for i in range(self.applied_count):
+                if self.applied[i].count and not self.limits[self.applied[i].limit].open_on_failure:
+                    self.deciding = self.applied[i].limit
+            if self.deciding < 0:
+                return ADMIT
+        self.release(self.held, self.held_count)
+        self.held_count = 0
+        return BUSY if verdict != REFUSED else self._refuse()
+
+    cdef Decision _refuse(self):
+        """A rate, or a ban, has refused the request."""
+        cdef Applied* applied
+        cdef int i, j
+        cdef Decision decision = LIMIT
+        for i in range(self.applied_count):
+            applied = &self.applied[i]
+            for j in range(applied.first, applied.first + applied.count):
+                if self.charges[j].over == CHARGE_BANNED and not self.charges[j].observe:
+                    self.deciding = applied.limit
+                    decision = BANNED
+                elif j == self.decided.refused_by and decision == LIMIT:
+                    self.deciding = applied.limit
+                    self.deciding_rate = self.rate_of[j]
+        self.slots[self.limits[self.deciding].limited_slot] += 1
+        if decision == LIMIT and self.limits[self.deciding].ban_id:
+            for i in range(self.applied_count):
+                if self.applied[i].limit == self.deciding:
+                    self._count_refusal(self.deciding, self.charges[self.applied[i].first].key)
+        return decision
+
+    cdef int _count_refusal(self, int limit, uint64_t key) except -1:
+        """Counts a refusal of a key, in a window of the ban's own; the one too many bans the key."""
+        cdef LimitState* state = &self.limits[limit]
+        cdef Charge charge = state.ban_charge
+        cdef Decided counted
+        counted.at_us = self.decided.at_us
+        charge.key = self.hash(state.ban_id, CLIENT, <const uint8_t*>&key, sizeof(key))
+        if self.table.admit(&charge, 1, self.decided.at_us, &counted) == REFUSED:
+            self.table.ban(
+                key, self.templates[state.base.first].limit_id, counted.at_us + state.ban_us, counted.at_us
+            )
+        return 0
 
     cdef void _count_admitted(self) noexcept:
-        """Counts the decision of each limit once, and finds the rate of which the smallest share is left;
-        `global` and `observe` ones are nobody's own business."""
-        cdef Source* source
-        cdef int64_t left
+        """Counts the decision of each limit that applied, once."""
+        cdef Applied* applied
+        cdef LimitState* state
         cdef int i, j
         cdef bint over
-        for i in range(self.charged):
-            source = &self.sources[self.rule_of[i]]
-            if i == 0 or source.position != self.sources[self.rule_of[i - 1]].position:
-                over = self.charges[i].over
-                j = i + 1
-                while j < self.charged and self.sources[self.rule_of[j]].position == source.position:
-                    over |= self.charges[j].over
-                    j += 1
-                self.slots[source.observed_slot if over else source.allowed_slot] += 1
-            if source.kind == GLOBAL or source.observe:
+        for i in range(self.applied_count):
+            applied = &self.applied[i]
+            state = &self.limits[applied.limit]
+            over = applied.over
+            for j in range(applied.first, applied.first + applied.count):
+                over |= self.charges[j].over
+            self.slots[state.observed_slot if over else state.allowed_slot] += 1
+
+    cdef void _find_tightest(self) noexcept:
+        """The rate of which the smallest share is left; `global` and `observe` ones are nobody's own."""
+        cdef LimitState* state
+        cdef int64_t left, quota, tightest_quota = 1
+        cdef int i, j
+        for i in range(self.applied_count):
+            state = &self.limits[self.applied[i].limit]
+            if state.kind == GLOBAL or state.observe:
                 continue
-            left = source.quota - <int64_t>self.charges[i].used
-            if left < 0:
-                left = 0
-            if self.tightest < 0 or <double>left * self.sources[self.tightest].quota < <double>self.left * source.quota:
-                self.tightest = self.rule_of[i]
-                self.left = left
+            for j in range(self.applied[i].first, self.applied[i].first + self.applied[i].count):
+                quota = self.charges[j].limit
+                left = max(0, quota - <int64_t>self.charges[j].used)
+                if self.tightest < 0 or <double>left * tightest_quota < <double>self.left * quota:
+                    self.tightest = self.rate_of[j]
+                    self.left = left
+                    tightest_quota = quota
+
+    # --- what the client is told --------------------------------------------------------------------------
 
     cdef bytes admitted_lines(self):
         """The two RateLimit fields of an admitted answer; empty when no limit of the client's own applies."""
@@ -239,7 +190,9 @@ cdef class Limiter:
         cdef int n = 0
         if self.tightest < 0:
             return b""
-        policy, prefix, suffix = self.policy_lines[self.tightest], self.prefixes[self.tightest], self.suffixes[self.tightest]
+        policy = self.policy_lines[self.tightest]
+        prefix = self.prefixes[self.tightest]
+        suffix = self.suffixes[self.tightest]
         while n == 0 or left:
             n += 1
             digits[20 - n] = c"0" + <char>(left % 10)
@@ -253,7 +206,7 @@ cdef class Limiter:
         return lines
 
     cdef int64_t retry_after(self) noexcept:
-        """Whole seconds until the refused cost fits, rounded up."""
+        """Whole seconds until the refused cost fits, rounded up; 1 where nobody can know."""
         cdef int64_t wait_us = <int64_t>(self.decided.retry_at_us - self.decided.at_us)
         if self.decided.retry_at_us <= self.decided.at_us:
             return 1
@@ -262,6 +215,13 @@ cdef class Limiter:
     cdef bytes refused_lines(self):
         """Retry-After and the two RateLimit fields of a refused answer."""
         cdef int64_t wait = self.retry_after()
+        if self.deciding_rate < 0:
+            return b"Retry-After: %d\r\n%b%b0;t=%d\r\n" % (
+                wait,
+                fields.policy_line(self.names[self.deciding], self.limits[self.deciding].concurrent, 0),
+                fields.remaining_prefix(self.names[self.deciding]),
+                wait,
+            )
         return b"Retry-After: %d\r\n%b%b0;t=%d\r\n" % (
-            wait, self.policy_lines[self.deciding], self.prefixes[self.deciding], wait
+            wait, self.policy_lines[self.deciding_rate], self.prefixes[self.deciding_rate], wait
         )

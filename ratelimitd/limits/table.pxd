@@ -35,8 +35,10 @@ cdef extern from "ratelimitd/limits/table_core.h" nogil:
         uint8_t shift             # window.shift_for(limit)
         uint8_t observe           # charged up to its size, never a reason to refuse
         # written by admit:
-        uint8_t over              # this charge alone would have been refused, observed ones too
+        uint8_t over              # why this charge alone would have been refused, observed ones too; 0: not
         uint32_t used             # units counted after the decision
+
+    const int CHARGE_OVER, CHARGE_BANNED
 
     ctypedef struct Decided:
         uint64_t at_us            # instant of the decision; with STALE: the instant that is ahead of now_us

@@ -25,9 +25,11 @@ typedef struct {
     uint16_t generation;
     uint8_t shift;
     uint8_t observe;
-    uint8_t over;
+    uint8_t over; /* 0, or why this charge alone would have been refused */
     uint32_t used;
 } Charge;
+
+enum { CHARGE_OVER = 1, CHARGE_BANNED = 2 };
 
 typedef struct {
     uint64_t at_us;
@@ -91,7 +93,7 @@ static inline void request_gather(const TableCore *table, Request *r, const Char
 }
 
 static inline void claim_refuse(Claim *claim, uint64_t count, uint64_t retry_at_us) {
-    claim->over = 1;
+    claim->over = CHARGE_OVER;
     claim->count = count;
     claim->retry_at_us = retry_at_us;
 }
@@ -108,6 +110,7 @@ static inline void claim_check_entry(Claim *claim, Entry *e, uint64_t at_us) {
 
     if (e->ban > at_us) {
         claim_refuse(claim, c->limit, e->ban);
+        claim->over = CHARGE_BANNED;
         return;
     }
     if (e->generation != c->generation) {

@@ -1,3 +1,6 @@
+from typing import final
+
+@final
 class Gate:
     def __init__(self, arrivals: memoryview, seed: int) -> None: ...
     def open(self) -> None: ...

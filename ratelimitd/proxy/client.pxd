@@ -1,8 +1,11 @@
 """The side of the clients; `client.pyx` says what it promises."""
 
+from libc.stdint cimport uint64_t
+
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.second_reader cimport Witness
-from ratelimitd.limits.decision cimport Client, Decision
+from ratelimitd.limits.charges cimport Client
+from ratelimitd.limits.decision cimport Decision
 from ratelimitd.proxy.exchange cimport Exchange
 from ratelimitd.proxy.live cimport Policy, Route
 
@@ -16,9 +19,11 @@ cdef class ClientConnection(Exchange):
         bytes peer_text
         bytes peer_lines
         bint trusted
+        uint64_t place_key  # of the peer's connections; 0: not counted
         bint serving
         Witness witness
 
+    cdef bint _has_place(self, Policy policy)
     cdef bint _read_request(self)
     cdef bint _refuse_large(self, Policy policy)
     cdef bint _wait_for_head(self, Policy policy)

@@ -15,7 +15,8 @@ from ratelimitd.http.request cimport (
     accepts_text, asks_for_upgrade, believed_values, needs_care, origin_line, request_text,
 )
 from ratelimitd.http.second_reader cimport Witness
-from ratelimitd.limits.decision cimport ADMIT, AGAIN, AMBIGUOUS, DENY, LIMIT, Decision
+from ratelimitd.limits.inflight cimport FULL
+from ratelimitd.limits.decision cimport ADMIT, AGAIN, AMBIGUOUS, BANNED, DENY, LIMIT, Decision
 from ratelimitd.proxy.clock cimport boottime_us
 from ratelimitd.proxy.exchange cimport (
     ANSWERING, ASKED, BODY, CLOSED, DISCARDING, HEAD, IDLE, LINGERING, MOST_PIPELINED, Exchange,
@@ -50,8 +51,21 @@ cdef class ClientConnection(Exchange):
         if len(self.live.connections) > policy.connections_bound:
             self.live.slots[self.live.refused_total_slot] += 1
             self.cut()
-            return
-        self.live.wheel.set(self, policy.head_ms)
+        elif not self._has_place(policy):
+            self.live.slots[self.live.refused_client_slot] += 1
+            self.cut()
+        else:
+            self.live.wheel.set(self, policy.head_ms)
+
+    cdef bint _has_place(self, Policy policy):
+        """Whether the peer may have one connection more; who is exempt always may."""
+        cdef uint64_t key = policy.identify.peer(self.peer).place_key
+        if key == 0:
+            return True
+        if self.live.inflight.enter(key, policy.client_connections_bound) == FULL:
+            return False
+        self.place_key = key
+        return True
 
     def connection_lost(self, error):
         if self.state == ASKED or self.state == ANSWERING or self.state == BODY:
@@ -59,6 +73,8 @@ cdef class ClientConnection(Exchange):
             self.end_request(CLIENT_GONE)
         self.state = CLOSED
         self.live.slots[self.listener.idle_slot] -= 1
+        if self.place_key:
+            self.live.inflight.leave(self.place_key)
         self.live.wheel.forget(self)
         self.live.connections.discard(self)
 
@@ -254,17 +270,21 @@ cdef class ClientConnection(Exchange):
     cdef bint _decide(self, Head head, object text):
         """Asks the limits; False: refused, and answered."""
         cdef Policy policy = self.policy
-        cdef Decision decision = policy.limiter.decide(head, self.client, text, boottime_us())
+        cdef Decision decision = policy.limiter.decide(head, self.client, text, self.trusted, boottime_us())
+        cdef int i
         if decision == AGAIN:
             decision = policy.limiter.decide_again(boottime_us())
         if decision == ADMIT:
             self.rate_lines = policy.limiter.admitted_lines() if policy.rate_limit_fields else NOTHING
+            for i in range(policy.limiter.held_count):
+                self.held[i] = policy.limiter.held[i]
+            self.held_count = policy.limiter.held_count
             return True
         return self._refuse_limited(head, decision)
 
     cdef bint _refuse_limited(self, Head head, Decision decision):
         cdef Policy policy = self.policy
-        cdef str limit = policy.limiter.rules[policy.limiter.deciding].limit if policy.limiter.deciding >= 0 else None
+        cdef str limit = policy.limiter.names[policy.limiter.deciding] if policy.limiter.deciding >= 0 else None
         cdef bytes added
         if decision == LIMIT:
             added = policy.limiter.refused_lines() if policy.rate_limit_fields else (
@@ -273,10 +293,13 @@ cdef class ClientConnection(Exchange):
             self.reply(429, "too many requests: try again after the time in Retry-After", LIMITED, limit, added,
                         False, accepts_text(head))
         elif decision == DENY:
-            self.reply(403, "a field that a limit counts by is missing", DENIED, limit, NOTHING, False,
+            self.reply(403, "what a limit counts by is missing", DENIED, limit, NOTHING, False,
+                        accepts_text(head))
+        elif decision == BANNED:
+            self.reply(403, "refused too often: denied for a while", DENIED, limit, NOTHING, False,
                         accepts_text(head))
         elif decision == AMBIGUOUS:
-            self.reply(400, "a field that a limit counts by occurs twice", MALFORMED, limit, NOTHING, True, False)
+            self.reply(400, "what a limit counts by is there twice", MALFORMED, limit, NOTHING, True, False)
         else:
             self.reply(503, "the count is not available just now: try again", LIMITED, limit, b"Retry-After: 1\r\n",
                         False, accepts_text(head))
@@ -287,16 +310,19 @@ cdef class ClientConnection(Exchange):
         cdef Policy policy = self.policy
         cdef bytes field = None
         if self.client_policy is not policy:
-            self.trusted = policy.identify.trusts(self.peer)
-            self.peer_text = policy.identify.text(self.peer)
-            self.peer_lines = policy.forwarding.peer_lines(self.peer_text, self.listener.scheme)
+            peer = policy.identify.peer(self.peer)
+            self.trusted = peer.trusted
+            self.peer_text = peer.text
+            self.peer_lines = policy.forwarding.peer_lines(peer.text, self.listener.scheme)
+            self.client = peer.client
         elif not self.trusted:
             return
         if self.trusted:
             field = believed_values(head, policy.identify.field)
-            if self.client_policy is policy and field == self.client_field:
-                return
-        self.client = policy.identify.client(self.peer, field)
+            if self.client_policy is not policy or field != self.client_field:
+                self.client = policy.identify.client(self.peer) if field is None else (
+                    policy.identify.forwarded_client(self.peer, field)
+                )
         self.client_field = field
         self.client_policy = policy
 

@@ -13,7 +13,7 @@ from ratelimitd.http.forwarding import Forwarding
 from ratelimitd.http.replies import Replies
 from ratelimitd.http.target import Matcher
 from ratelimitd.limits.decision import Limiter
-from ratelimitd.limits.policy import compile_rules, is_empty
+from ratelimitd.limits.policy import compile_limits, is_empty
 from ratelimitd.overload.priorities import PRIORITIES
 from ratelimitd.proxy import measures
 from ratelimitd.proxy.dial import Dialer
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from ratelimitd.config import model
+    from ratelimitd.limits.inflight import InFlight
     from ratelimitd.limits.table import Table
     from ratelimitd.proxy.deadlines import Wheel
     from ratelimitd.segment.memory import Segment
@@ -34,30 +35,42 @@ class Compiler:
     """Compiles for one worker: its page of counters, its wheel, its loop."""
 
     def __init__(
-        self, segment: Segment, table: Table, slots: memoryview, wheel: Wheel, loop: asyncio.AbstractEventLoop
+        self,
+        segment: Segment,
+        table: Table,
+        inflight: InFlight,
+        slots: memoryview,
+        wheel: Wheel,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._segment = segment
         self._table = table
+        self._inflight = inflight
         self._slots = slots
         self._wheel = wheel
         self._loop = loop
 
     def compile(self, config: model.Config, generation: int) -> Policy:
         registry = self._segment.registry
-        rules = compile_rules(
+        limits = compile_limits(
             config,
             registry.limit_id,
             lambda limit, decision: measures.decision_slot(registry, limit, decision),
         )
-        limiter = Limiter(rules, self._table, self._slots, self._segment.secret, generation)
-        key_names = tuple(rule.header for rule in rules if rule.header)
+        limiter = Limiter(limits, self._table, self._inflight, self._slots, self._segment.secret, generation)
+        key_names = tuple(
+            name.lower().encode("latin-1")
+            for limit in limits
+            for kind, name in limit.parts
+            if kind == "header"
+        )
         return Policy(
             config,
             limiter,
             self._routes(config),
             Forwarding(config.headers, config.clients.header, key_names, os.urandom(16)),
             Replies(config.replies),
-            Identify(config.clients),
+            Identify(config.clients, self._segment.secret),
         )
 
     def _routes(self, config: model.Config) -> tuple[Route, ...]:

@@ -46,6 +46,8 @@ cdef class Exchange(Downstream):
         int64_t body_left  # of the request: bytes that were not read yet
         list parts
         bytes rate_lines
+        uint64_t held[8]  # places under limits of concurrency, given back when the request ends
+        int held_count
         int64_t moved  # body bytes since the deadline was set
         uint64_t started_us
         uint64_t asked_us

@@ -143,7 +143,11 @@ cdef class Exchange(Downstream):
         """Counts the request in work, once."""
         cdef Live live = self.live
         cdef int64_t duration_us
+        cdef int i
         cdef uint64_t now_us
+        for i in range(self.held_count):
+            live.inflight.leave(self.held[i])
+        self.held_count = 0
         live.slots[self.listener.outcome_slot + outcome] += 1
         live.slots[self.listener.active_slot] -= 1
         live.slots[self.listener.idle_slot] += 1

@@ -6,10 +6,11 @@ look-up however many connections it opens. The addresses of a Unix socket's peer
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import TYPE_CHECKING, Final
 
-from ratelimitd.limits.decision import Client
+from ratelimitd.limits.charges import Client
 from ratelimitd.limits.keys import (
     Networks,
     address,
@@ -18,40 +19,58 @@ from ratelimitd.limits.keys import (
     forwarded_client,
     x_forwarded_for,
 )
+from ratelimitd.limits.table import siphash24
 
 if TYPE_CHECKING:
     from ratelimitd.config.model import Clients
 
 _REMEMBERED: Final = 8192
+# No limit has the id 0, so no key of a limit is a key of connections.
+_PLACES: Final = b"\0\0x"
 _FIELDS: Final = {"x-forwarded-for": b"x-forwarded-for", "forwarded": b"forwarded", "none": None}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end of a connection. `text` is how it is told to the upstream, `place_key` the key
+    under which its connections are counted; 0: they are not."""
+
+    client: Client
+    trusted: bool
+    text: bytes
+    place_key: int
 
 
 class Identify:
     """Compiled from the `clients` of a configuration. `field` is the believed field's name, or None."""
 
-    def __init__(self, clients: Clients) -> None:
+    def __init__(self, clients: Clients, secret: bytes) -> None:
         self.field: Final = _FIELDS[clients.header]
+        self._secret: Final = secret
         self._trusts_unix: Final = "unix" in clients.trusted_proxies
         self._trusted: Final = Networks(text for text in clients.trusted_proxies if text != "unix")
         self._allow: Final = Networks(clients.allow)
         self._deny: Final = Networks(clients.deny)
         self._prefixes: Final = (clients.ipv4_prefix, clients.ipv6_prefix)
-        self._client: Final = functools.lru_cache(maxsize=_REMEMBERED)(self._make_client)
+        self.client: Final = functools.lru_cache(maxsize=_REMEMBERED)(self._make_client)
+        self.peer: Final = functools.lru_cache(maxsize=_REMEMBERED)(self._make_peer)
 
-    def trusts(self, peer: str) -> bool:
-        return self._trusts_unix if peer == "unix" else peer in self._trusted
-
-    def text(self, peer: str) -> bytes:
-        """The peer as it is told to the upstream: IPv4-mapped addresses as IPv4."""
-        parsed = address(peer)
-        return b"unix" if parsed is None else str(parsed).encode("ascii")
-
-    def client(self, peer: str, values: bytes | None) -> Client:
-        """The client behind `peer`; `values` are those of the believed field of a trusted peer."""
-        if values is None:
-            return self._client(peer)
+    def forwarded_client(self, peer: str, values: bytes) -> Client:
+        """The client behind a trusted `peer`; `values` are those of the believed field."""
         entries = x_forwarded_for([values]) if self.field == b"x-forwarded-for" else forwarded([values])
-        return self._client(forwarded_client(peer, entries, self._trusted))
+        return self.client(forwarded_client(peer, entries, self._trusted))
+
+    def _make_peer(self, peer: str) -> Peer:
+        parsed = address(peer)
+        client = self.client(peer)
+        trusted = self._trusts_unix if peer == "unix" else peer in self._trusted
+        exempt = trusted or client.allowed or parsed is None
+        return Peer(
+            client=client,
+            trusted=trusted,
+            text=b"unix" if parsed is None else str(parsed).encode("ascii"),
+            place_key=0 if exempt else siphash24(_PLACES + client.key_bytes, self._secret),
+        )
 
     def _make_client(self, client: str) -> Client:
         parsed = address(client)

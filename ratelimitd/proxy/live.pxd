@@ -5,7 +5,9 @@ from libc.stdint cimport int64_t, uint64_t
 from ratelimitd.http.forwarding cimport Forwarding
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.second_reader cimport SecondReader
-from ratelimitd.limits.decision cimport Client, Limiter
+from ratelimitd.limits.charges cimport Client
+from ratelimitd.limits.decision cimport Limiter
+from ratelimitd.limits.inflight cimport InFlight
 from ratelimitd.overload.gate cimport Gate
 from ratelimitd.proxy.deadlines cimport Wheel
 from ratelimitd.proxy.upstream cimport Upstream
@@ -44,6 +46,7 @@ cdef class Policy:
         int64_t body_bound
         int64_t buffer_bound
         int connections_bound
+        int client_connections_bound
         int shed_status
         uint64_t head_ms
         uint64_t body_ms
@@ -60,12 +63,14 @@ cdef class Live:
         readonly set connections
         readonly bint draining
         SecondReader second_reader
+        InFlight inflight
         int64_t* slots
         bytes date_line
         int bytes_in_slot
         int bytes_out_slot
         int overhead_slot
         int refused_total_slot
+        int refused_client_slot
         int64_t request_bounds[32]
         int64_t overhead_bounds[32]
         int request_bound_count

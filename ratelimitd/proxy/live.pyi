@@ -4,6 +4,7 @@ from ratelimitd.config.model import Config
 from ratelimitd.http.forwarding import Forwarding
 from ratelimitd.http.replies import Replies
 from ratelimitd.limits.decision import Limiter
+from ratelimitd.limits.inflight import InFlight
 from ratelimitd.overload.gate import Gate
 from ratelimitd.proxy.deadlines import Wheel
 from ratelimitd.proxy.identity import Identify
@@ -39,7 +40,9 @@ class Policy:
     def identify(self) -> Identify: ...
 
 class Live:
-    def __init__(self, wheel: Wheel, slots: memoryview, measures: Measures, gate: Gate) -> None: ...
+    def __init__(
+        self, wheel: Wheel, inflight: InFlight, slots: memoryview, measures: Measures, gate: Gate
+    ) -> None: ...
     @property
     def policy(self) -> Policy: ...
     @property

@@ -12,6 +12,7 @@ from ratelimitd.http.forwarding cimport Forwarding
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.second_reader cimport SecondReader
 from ratelimitd.limits.decision cimport Limiter
+from ratelimitd.limits.inflight cimport InFlight
 from ratelimitd.overload.gate cimport Gate
 from ratelimitd.proxy.deadlines cimport Wheel
 from ratelimitd.proxy.upstream cimport Upstream
@@ -47,6 +48,7 @@ cdef class Policy:
         self.body_bound = config.bounds.body or (1 << 62)
         self.buffer_bound = config.bounds.buffer
         self.connections_bound = config.bounds.connections
+        self.client_connections_bound = config.bounds.connections_per_client
         self.shed_status = config.shedding.status
         self.head_ms = config.timeouts.head_ms
         self.body_ms = config.timeouts.body_ms
@@ -58,8 +60,9 @@ cdef class Policy:
 cdef class Live:
     """The state of a worker. `measures` says which word of `slots` counts what."""
 
-    def __init__(self, Wheel wheel, int64_t[::1] slots, measures, Gate gate):
+    def __init__(self, Wheel wheel, InFlight inflight, int64_t[::1] slots, measures, Gate gate):
         self.wheel = wheel
+        self.inflight = inflight
         self.gate = gate
         self.connections = set()
         self.second_reader = SecondReader()
@@ -68,6 +71,7 @@ cdef class Live:
         self.bytes_out_slot = measures.bytes_out
         self.overhead_slot = measures.overhead
         self.refused_total_slot = measures.refused_total
+        self.refused_client_slot = measures.refused_client
         self.request_bound_count = len(measures.request_bounds_us)
         self.overhead_bound_count = len(measures.overhead_bounds_us)
         for i, bound in enumerate(measures.request_bounds_us):

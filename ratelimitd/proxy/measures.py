@@ -26,6 +26,7 @@ class Measures:
     bytes_out: int
     overhead: int
     refused_total: int
+    refused_client: int
     request_bounds_us: tuple[int, ...]
     overhead_bounds_us: tuple[int, ...]
 
@@ -53,6 +54,7 @@ def measures(registry: Registry) -> Measures:
         bytes_out=registry.series("ratelimitd_bytes_total", ("out",)),
         overhead=registry.series(_OVERHEAD, ()),
         refused_total=refused["total"],
+        refused_client=refused["client"],
         request_bounds_us=METRICS[_DURATION].bounds_us,
         overhead_bounds_us=METRICS[_OVERHEAD].bounds_us,
     )

@@ -136,6 +136,7 @@ cdef class Upstream:
         cdef Attempt attempt = Attempt()
         attempt.asker = asker
         asker.attempt = attempt
+        server.took(1)  # so that those who come while it is opened choose others
         attempt.task = self.loop.create_task(self._opened(attempt, server, tried))
 
     async def _opened(self, Attempt attempt, Server server, set tried):
@@ -148,17 +149,20 @@ cdef class Upstream:
                 if connection.state == OVER:
                     raise OSError("it was closed before anything was asked")
             except OSError:
+                server.took(-1)
                 self.failed(server)
                 tried.add(server)
                 following = self.choose(tried) if attempt.asker is not None else None
                 if following is not None:
                     server = following
+                    server.took(1)
                     continue
                 if attempt.asker is not None:
                     attempt.asker.attempt = None
                     attempt.asker.answer_fails(502, "no web server could be reached")
                 return
             break
+        server.took(-1)
         if attempt.asker is None:
             connection.release()
             return
@@ -433,5 +437,6 @@ cdef class Connection(Timed):
             # The server closed a kept connection just when it was used: that is no failure of the server.
             self.upstream._open(asker, self.server, set())
         else:
-            self.upstream.failed(self.server)
+            if not fresh_try:
+                self.upstream.failed(self.server)
             asker.answer_fails(502, "the web server's answer cannot be used: " + why)

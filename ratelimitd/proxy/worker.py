@@ -23,7 +23,8 @@ import msgspec
 import uvloop
 
 from ratelimitd.config.model import Config
-from ratelimitd.errors import RatelimitdError
+from ratelimitd.errors import RatelimitdError, SegmentError
+from ratelimitd.limits.inflight import InFlight
 from ratelimitd.limits.table import Table
 from ratelimitd.overload.gate import Gate
 from ratelimitd.proxy import measures, orders
@@ -73,7 +74,7 @@ class Worker:
             case orders.Start():
                 self._loop.create_task(self._start(order, fds))
             case orders.Compile():
-                self._compile(order)
+                self._loop.create_task(self._compile(order))
             case orders.Swap():
                 self._swap(order)
             case orders.Drain():
@@ -98,11 +99,15 @@ class Worker:
         self._config = msgspec.msgpack.decode(order.config, type=Config)
         shape = segment.table
         table = Table(segment.memory, shape.offset, shape.stripes, shape.buckets_per_stripe)
+        inflight = InFlight(segment.memory, segment.inflight_offset, segment.pages, order.page)
+        if not inflight.clear(order.page):
+            raise SegmentError("the lock of what is in flight is held by a process that is stopped")
         wheel = Wheel(TICK_MS)
         gate = Gate(self._page.arrivals, int.from_bytes(os.urandom(8)))
         self._follower = Follower(ShedWords(segment.memory), gate)
-        self._live = Live(wheel, self._page.slots, measures.measures(segment.registry), gate)
-        self._compiler = Compiler(segment, table, self._page.slots, wheel, self._loop)
+        counters = measures.measures(segment.registry)
+        self._live = Live(wheel, inflight, self._page.slots, counters, gate)
+        self._compiler = Compiler(segment, table, inflight, self._page.slots, wheel, self._loop)
         self._live.swap(self._compiler.compile(self._config, order.generation + 1))
         self._tick(0, 1)
         self._ticks = Ticks(self._loop, self._tick, TICK_MS)
@@ -132,10 +137,15 @@ class Worker:
             self._channel.send(orders.Drained())
             self._end()
 
-    def _compile(self, order: orders.Compile) -> None:
-        try:
+    async def _compile(self, order: orders.Compile) -> None:
+        """Beside the loop: a list of a million networks takes seconds, and requests go on meanwhile."""
+
+        def compiled() -> tuple[int, Config, Policy]:
             config = msgspec.msgpack.decode(order.config, type=Config)
-            self._compiled = (order.generation, config, self._compiler.compile(config, order.generation + 1))
+            return order.generation, config, self._compiler.compile(config, order.generation + 1)
+
+        try:
+            self._compiled = await self._loop.run_in_executor(None, compiled)
         except (RatelimitdError, KeyError, ValueError) as error:
             self._channel.send(orders.Failed(f"cannot compile the configuration: {error}"))
             return

@@ -1,8 +1,9 @@
 """Where everything lies in the shared segment: numbers, and the arithmetic that makes them.
 
-Order in memory: header, table (stripes, then buckets), registry of limits, registry of series, pages. Each
-part starts on a 4 KiB boundary. Whoever changes a number here raises LAYOUT_VERSION: a segment of another
-layout is never read. The parts are sparse until they are written, so generous sizes cost nothing.
+Order in memory: header, table (stripes, then buckets), registry of limits, registry of series, what is in
+flight, pages. Each part starts on a 4 KiB boundary. Whoever changes a number here raises LAYOUT_VERSION: a
+segment of another layout is never read. The parts are sparse until they are written, so generous sizes cost
+nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Final
 from ratelimitd.limits.table_values import shape as table_shape
 
 MAGIC: Final = b"ratelimd"
-LAYOUT_VERSION: Final = 2
+LAYOUT_VERSION: Final = 3
 
 # Header: offsets in bytes; all words are 64 bits.
 HEADER_SIZE: Final = 4096
@@ -43,6 +44,10 @@ SERIES_SIZE: Final = 4 * 1024 * 1024
 REGISTRY_USED: Final = 0  # bytes of records that are valid
 REGISTRY_RECORDS: Final = 8
 MAX_LIMIT_ID: Final = 65_535
+
+# What is in flight: a mutex, then a table for each page (limits/inflight.h).
+INFLIGHT_HEADER_SIZE: Final = 4096
+INFLIGHT_TABLE_SIZE: Final = 65_536 * 16
 
 # A page belongs to one process for its life; only that process writes it.
 PAGE_SIZE: Final = 64 * 1024
@@ -75,6 +80,7 @@ class Layout:
     table: TablePlace
     limits: int
     series: int
+    inflight: int
     pages: int
     size: int
 
@@ -84,11 +90,13 @@ def layout(entries: int, pages: int) -> Layout:
     table = table_shape(entries)
     limits = _page_up(HEADER_SIZE + table.size)
     series = limits + LIMITS_SIZE
-    first_page = series + SERIES_SIZE
+    inflight = series + SERIES_SIZE
+    first_page = inflight + INFLIGHT_HEADER_SIZE + pages * INFLIGHT_TABLE_SIZE
     return Layout(
         TablePlace(HEADER_SIZE, table.stripes, table.buckets_per_stripe),
         limits,
         series,
+        inflight,
         first_page,
         first_page + pages * PAGE_SIZE,
     )

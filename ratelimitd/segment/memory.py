@@ -87,6 +87,11 @@ class Segment:
             raise SegmentError(f"page {index} is outside of the {self.pages} pages of the segment")
         return self._layout.pages + index * layout.PAGE_SIZE
 
+    @property
+    def inflight_offset(self) -> int:
+        """Where the counts of what is in flight begin."""
+        return self._layout.inflight
+
     def page(self, index: int) -> Page:
         return Page(self.memory, self.page_offset(index))
 

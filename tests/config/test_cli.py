@@ -119,7 +119,6 @@ UPSTREAM = ("--upstream", "http://127.0.0.1:9000")
         ),
         (("run", *UPSTREAM, "--limit", "100"), "argument --limit: '100' has no window"),
         (("run", *UPSTREAM, "--limit", "cleint=5/s"), "is no key (did you mean client?)"),
-        (("run", *UPSTREAM, "--limit", "path=5/s"), "not supported by this version"),
         (
             ("run", *UPSTREAM, "--limit", "5/s", "--limit", "6/s"),
             "per-client has two rates with the window 1s",

@@ -57,24 +57,23 @@ def config(**changes: object) -> Config:
 
 
 class Daemon:
-    """A running supervisor. `command` starts its workers; what the file at `path` says comes before `config`,
-    but for where it listens and how many workers it has."""
+    """A running supervisor. `command` starts its workers, `run_by` the supervisor itself; what the file at
+    `path` says comes before `config`, but for where it listens and how many workers it has."""
 
     def __init__(
         self,
         config: Config,
         command: Sequence[str] = STUB,
         environ: dict[str, str] | None = None,
-        user: int | None = None,
+        run_by: Sequence[str] = (),
         path: str = "",
     ) -> None:
         self.lines: list[str] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, msgspec.json.encode(config).decode(), path, *command],
+            [*run_by, sys.executable, "-c", PROGRAM, msgspec.json.encode(config).decode(), path, *command],
             stderr=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": str(ROOT)} | (environ or {}),
             cwd="/",
-            user=user,
         )
         assert self.process.stderr is not None
         self._stderr = self.process.stderr
@@ -152,11 +151,11 @@ def daemon(
     config: Config,
     command: Sequence[str] = STUB,
     environ: dict[str, str] | None = None,
-    user: int | None = None,
+    run_by: Sequence[str] = (),
     path: str = "",
 ) -> Iterator[Daemon]:
     """A daemon that is gone afterwards, and said nothing that only a mistake of ours would make it say."""
-    started = Daemon(config, command, environ, user, path)
+    started = Daemon(config, command, environ, run_by, path)
     try:
         yield started
     finally:

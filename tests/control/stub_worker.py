@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -89,7 +90,9 @@ class StubWorker:
             self.page.slots[counter] += 1
             self.page.slots[gauge] += 1
             writer.write(f"{os.getpid()}\n".encode())
-            await reader.read()
+            # Cancelled when the worker ends: some versions of asyncio report that as an error.
+            with contextlib.suppress(asyncio.CancelledError):
+                await reader.read()
             writer.close()
             self.page.slots[gauge] -= 1
             self.busy.discard(writer)

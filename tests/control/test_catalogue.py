@@ -16,10 +16,6 @@ LIMIT = Limit(
 )
 
 
-def test_windows_of_overrides_are_windows_of_the_limit() -> None:
-    assert catalogue.windows_us(LIMIT) == [10_000_000, 100_000, 60_000_000]
-
-
 def test_a_second_configuration_keeps_the_numbers_of_the_first() -> None:
     segment = Segment.create(entries=100, pages=2)
     catalogue.register(config(limits=(LIMIT,)), segment.registry)

@@ -1,12 +1,12 @@
 """llhttp as a witness: told of the end of a message when, and only when, it is there.
 
-What the second reader refuses is seen in the daemon (tests/proxy/test_client_requests.py): a request that it
+What the second reader refuses is seen in the daemon (tests/proxy/test_client.py): a request that it
 reads in another way than our own parser does gets 400, and never one of another client.
 """
 
 from __future__ import annotations
 
-from ratelimitd.http.second_reader import SecondReader, Witness
+from ratelimitd.http.second_reader import Witness
 
 
 def test_a_witness_has_seen_nothing_yet() -> None:
@@ -14,7 +14,3 @@ def test_a_witness_has_seen_nothing_yet() -> None:
     assert not witness.complete
     witness.on_message_complete()
     assert witness.complete
-
-
-def test_a_worker_has_one() -> None:
-    assert isinstance(SecondReader(), SecondReader)

@@ -1,31 +1,32 @@
-"""What a decision needs before it is asked: rules, a table, counters. Decisions themselves need the head of a
-request, and are tested through the daemon (tests/proxy/test_limits.py)."""
+"""What a decision needs before it is asked: limits, a table, counters. Decisions themselves need the head of
+a request, and are tested through the daemon (tests/proxy/test_limits.py, tests/e2e/test_limits.py)."""
 
 from __future__ import annotations
 
-import dataclasses
-
-import pytest
+import mmap
 
 from ratelimitd.config.model import Config, Limit, Match, Rate, Server, Upstream
-from ratelimitd.limits.decision import Client, Limiter
-from ratelimitd.limits.policy import Rule, compile_rules
+from ratelimitd.limits.charges import Client
+from ratelimitd.limits.decision import Limiter
+from ratelimitd.limits.inflight import HEADER_SIZE, TABLE_SIZE, InFlight
+from ratelimitd.limits.policy import LimitRules, compile_limits
 from tests.limits.tables import TableMemory
 
 SECRET = bytes(range(16))
 
 
-def rules(*limits: Limit) -> tuple[Rule, ...]:
+def compiled(*limits: Limit) -> tuple[LimitRules, ...]:
     config = Config(upstreams=(Upstream("web", (Server("http://127.0.0.1:1"),)),), limits=limits)
-    return compile_rules(config, lambda *_: 1, lambda *_: 0)
+    return compile_limits(config, lambda *_: 1, lambda *_: 0)
 
 
-def limit(name: str = "per-client", match: Match | None = None) -> Limit:
-    return Limit(name, ("client",), (Rate(5, 1_000_000),), match=match or Match())
+def limit(name: str = "per-client", per: str = "client", match: Match | None = None) -> Limit:
+    return Limit(name, (per,), (Rate(5, 1_000_000),), match=match or Match())
 
 
-def limiter(made: tuple[Rule, ...]) -> Limiter:
-    return Limiter(made, TableMemory().table, memoryview(bytearray(64)).cast("q"), SECRET, 1)
+def limiter(limits: tuple[LimitRules, ...]) -> Limiter:
+    inflight = InFlight(mmap.mmap(-1, HEADER_SIZE + TABLE_SIZE), 0, 1, 0)
+    return Limiter(limits, TableMemory().table, inflight, memoryview(bytearray(64)).cast("q"), SECRET, 1)
 
 
 def test_a_client() -> None:
@@ -34,13 +35,13 @@ def test_a_client() -> None:
     assert (client.allowed, client.denied) == (False, True)
 
 
-def test_only_limits_that_match_need_the_request_in_comparable_form() -> None:
-    assert not limiter(rules(limit())).needs_text
-    assert limiter(rules(limit(), limit("login", Match(path=("/login",))))).needs_text
+def test_only_some_limits_need_the_request_in_comparable_form() -> None:
+    assert not limiter(compiled(limit())).needs_text
+    assert not limiter(compiled(limit(per="cookie:sid"))).needs_text
+    assert limiter(compiled(limit(), limit("login", match=Match(path=("/login",))))).needs_text
+    assert limiter(compiled(limit(per="host"))).needs_text
 
 
-def test_no_more_rates_than_can_be_charged_at_once() -> None:
-    sixteen = rules(*[limit(f"limit-{n}") for n in range(16)])
-    limiter(sixteen)
-    with pytest.raises(ValueError, match="at most 16"):
-        limiter((*sixteen, dataclasses.replace(sixteen[0], item="one too many")))
+def test_more_limits_than_apply_to_one_request() -> None:
+    many = compiled(*[limit(f"limit-{n}", match=Match(path=(f"/{n}",))) for n in range(40)])
+    assert limiter(many).names[39] == "limit-39"

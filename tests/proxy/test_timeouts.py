@@ -10,6 +10,7 @@ import pytest
 from tests.daemon import Daemon
 from tests.proxy.recording import Connection, Recording, answering
 from tests.proxy.talking import Client, get, post
+from tests.servers import wait_until
 
 CONFIG = """
 workers: 1
@@ -150,16 +151,15 @@ def test_a_client_that_takes_nothing_is_cut(daemon: Daemon, upstream: Recording)
 
 
 def test_a_client_that_takes_no_end_is_cut(daemon: Daemon, upstream: Recording) -> None:
-    """The answer is whole here and waits for the client, which closes nothing and reads nothing."""
-    size = 4_500_000
-    upstream.script = answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size, bytes(size))
-    before = daemon.settled_metrics().total("ratelimitd_connections")
+    """The last answers are whole and wait for the client, which closes nothing and reads nothing."""
+    upstream.script = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 20000\r\n\r\n" + bytes(20_000))
+    before = daemon.metrics().total("ratelimitd_connections")
     with Client(daemon.port, receive_buffer=4_096) as client:
-        client.send(get("/", "Connection: close"))
+        client.send(get() * 400)  # 8 MB of answers, more than the system takes for a connection
         assert upstream.wait_requests(1)
-        deadline = time.monotonic() + 5
-        while daemon.settled_metrics().total("ratelimitd_connections") > before:
-            assert time.monotonic() < deadline
+        wait_until(
+            lambda: daemon.metrics().total("ratelimitd_connections") <= before, "the connection ends", 5
+        )
 
 
 def test_outcomes(daemon: Daemon, upstream: Recording) -> None:

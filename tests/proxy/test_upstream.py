@@ -38,6 +38,29 @@ def pieces(data: bytes) -> list[list[bytes]]:
     return [[data], [data[n : n + 1] for n in range(len(data))]]
 
 
+@pytest.fixture
+def second() -> Iterator[Recording]:
+    with Recording() as server:
+        yield server
+
+
+def start(tmp_path: Path, servers: str, more: str = "") -> Daemon:
+    configuration = tmp_path / "ratelimitd.yaml"
+    configuration.write_text(
+        f"workers: 1\nupstreams: {{web: {{servers: [{servers}], keepalive_idle: 1m{more}}}}}\n"
+    )
+    daemon = Daemon(tmp_path, ["-c", str(configuration)])
+    daemon.wait_ready()
+    return daemon
+
+
+def stop(daemon: Daemon) -> None:
+    try:
+        daemon.finish()
+    finally:
+        daemon.stop()
+
+
 # --- answers that are passed on
 
 
@@ -344,6 +367,22 @@ def test_a_body_that_was_read_whole_is_repeated(daemon: Daemon, upstream: Record
     assert upstream.connections[1].received.endswith(b"\r\n\r\nhello")
 
 
+def test_a_kept_connection_that_was_closed_is_no_failure_of_the_server(
+    recording: Recording, second: Recording, tmp_path: Path
+) -> None:
+    recording.clear()
+    daemon = start(
+        tmp_path, f"{recording.url}, {second.url}", ", balance: round_robin, eject: {failures: 1, for: 1h}"
+    )
+    recording.script = close_when_asked_again
+    with Client(daemon.port) as client:
+        statuses = [client.ask(post(b"hello")).status for _ in range(12)]
+    assert statuses.count(502) == 3
+    assert statuses.count(200) == 9
+    assert len(second.requests) == 6
+    stop(daemon)
+
+
 def test_a_new_connection_that_is_closed_is_not_repeated(daemon: Daemon, upstream: Recording) -> None:
     upstream.script = answering_then_closing(b"")
     assert status(daemon, get()) == 502
@@ -351,29 +390,6 @@ def test_a_new_connection_that_is_closed_is_not_repeated(daemon: Daemon, upstrea
 
 
 # --- several servers
-
-
-@pytest.fixture
-def second() -> Iterator[Recording]:
-    with Recording() as server:
-        yield server
-
-
-def start(tmp_path: Path, servers: str, more: str = "") -> Daemon:
-    configuration = tmp_path / "ratelimitd.yaml"
-    configuration.write_text(
-        f"workers: 1\nupstreams: {{web: {{servers: [{servers}], keepalive_idle: 1m{more}}}}}\n"
-    )
-    daemon = Daemon(tmp_path, ["-c", str(configuration)])
-    daemon.wait_ready()
-    return daemon
-
-
-def stop(daemon: Daemon) -> None:
-    try:
-        daemon.finish()
-    finally:
-        daemon.stop()
 
 
 def test_requests_go_to_the_server_with_the_fewest_in_flight(

@@ -73,7 +73,7 @@ def _too_small(segment: Segment) -> None:
     ("damage", "word"),
     [
         (_other_magic, "not a segment"),
-        (_other_layout, f"layout {layout.LAYOUT_VERSION + 1}"),
+        (_other_layout, "has layout"),
         (_other_boot, "booted"),
         (_other_size, "damaged"),
         (_other_geometry, "damaged"),

@@ -1,0 +1,7 @@
+from ratelimitd.http.head import Head
+from ratelimitd.http.target import RequestText
+from ratelimitd.limits.policy import LimitRules
+
+class Twice(Exception): ...
+
+def tail(limit: LimitRules, head: Head, client: bytes, text: RequestText | None) -> bytes | None: ...
