@@ -98,7 +98,9 @@ class Sampler:
         if shedding.signal == "none":
             self._state = State(0.0, now_us, Finding.CALM)
         else:
-            self._state = judge(_targets(shedding), self._state, sample, now_us)
+            arrivals = self._demand.arrivals()
+            highest = arrivals[0] / (sum(arrivals) or 1)
+            self._state = judge(_targets(shedding), self._state, sample, now_us, highest)
             self._sight.tell(self._state, sample, now_us)
         shares = passing(self._state.level, self._demand.arrivals())
         self._looks.append(Look(now_us, sample, self._state.level, self._state.why, shares))

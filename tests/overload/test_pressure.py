@@ -121,6 +121,22 @@ def test_more_lag_never_raises_less(lag_us: int, more_us: int, level: int) -> No
     assert state.level <= less.level <= more.level
 
 
+@given(lags=st.lists(st.integers(20_001, 10**7), min_size=2, max_size=30), highest=st.floats(0.01, 0.99))
+def test_the_highest_class_goes_a_second_after_all_others(lags: list[int], highest: float) -> None:
+    state, gone_since = State(), 0
+    for position, lag_us in enumerate(lags, 1):
+        now_us = position * EVERY_US
+        state = judge(TARGETS, state, sample(now_us, 1.0, lag_us), now_us, highest)
+        rest = round(1.0 - highest, 6)
+        if not gone_since and state.level >= rest:
+            gone_since = position
+        assert state.level <= rest or (gone_since and position - gone_since >= 4)
+    for position in range(len(lags) + 1, len(lags) + 40):
+        now_us = position * EVERY_US
+        state = judge(TARGETS, state, sample(now_us, 1.0, 200_000), now_us, highest)
+    assert state.level == 1.0, "nothing is held for ever"
+
+
 def test_what_is_old_or_impossible_is_not_believed() -> None:
     good = sample(EVERY_US, 1.0, 0)
     assert fault(good, EVERY_US) is None
