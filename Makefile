@@ -14,9 +14,16 @@ PYTEST = $(BIN)/python -m pytest
 SHARED_RUN = -n 2 --dist loadgroup -m "not slow and not timing"
 ALONE_RUN = -m "timing and not slow"
 
+# Where `make install` puts things; DESTDIR comes before all of them and is written into none.
+DESTDIR ?=
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+INSTALL = DESTDIR="$(abspath $(DESTDIR))" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" UNITDIR="$(UNITDIR)"
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-bare lint bench-quick build clean
+.PHONY: help demo test test-slow test-bare lint bench-quick install uninstall build clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +50,12 @@ lint: build-dev ## ruff, mypy, the stubs of the compiled modules, the rules of t
 
 bench-quick: prepare-bench build-dev ## CPU per request beside nginx, HAProxy and a relay, in under two minutes
 	$(BIN)/python -m benchmarks.quick
+
+install: build ## the command, the systemd unit and an example configuration (DESTDIR=, PREFIX=/usr/local)
+	@$(INSTALL) scripts/install-system install
+
+uninstall: ## removes what install put there, but the configuration
+	@$(INSTALL) scripts/install-system uninstall
 
 build: .venv/.runtime ## the virtual environment and the compiled modules
 	@$(BIN)/python setup.py -q build_ext --inplace

@@ -64,7 +64,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", "--config", metavar="FILE", help="the configuration")
-    parser.add_argument("--listen", metavar="ADDR", help="host:port or unix:/path (default: 127.0.0.1:8080)")
+    parser.add_argument(
+        "--listen", metavar="ADDR", help="host:port, unix:/path or systemd:NAME (default: 127.0.0.1:8080)"
+    )
     parser.add_argument(
         "--upstream",
         metavar="URL",

@@ -42,9 +42,7 @@ class Flags:
 
 
 def listen(text: str) -> model.Listener:
-    fields = addresses.bind(text)
-    _refuse_unsupported("listen[].bind", fields)
-    return model.Listener(**fields)
+    return model.Listener(**addresses.bind(text))
 
 
 def upstream(text: str) -> model.Server:

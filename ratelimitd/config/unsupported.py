@@ -27,7 +27,6 @@ def _other_than(struct: type[msgspec.Struct]) -> Callable[[Any], bool]:
 # The path of a setting (`[]`: each item of a list, `.*`: each entry of a mapping), whether a value is
 # refused, and the name of what it needs.
 UNSUPPORTED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "listen[].bind": (lambda fields: "systemd_name" in fields, "sockets from systemd"),
     "listen[].proxy_protocol": (bool, "the PROXY protocol"),
     "listen[].tls": (_always, "TLS towards clients"),
     "upstreams.*.servers[]": (lambda server: server.tls, "https:// servers"),

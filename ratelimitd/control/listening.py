@@ -2,7 +2,8 @@
 
 Every worker has a TCP socket of its own on the same port (SO_REUSEPORT), so that the kernel spreads
 connections without a lock. The supervisor keeps them open too: when a worker is replaced, connections that
-wait in its socket wait for the next. A Unix socket is one, and all workers accept from it.
+wait in its socket wait for the next. A Unix socket is one, and all workers accept from it. Sockets that
+systemd passed on are as many as they are (control/inherited).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ratelimitd.control.inherited import Inherited
 from ratelimitd.errors import StartError
 
 if TYPE_CHECKING:
@@ -29,17 +31,21 @@ UNIX_MODE: Final = 0o666  # like a port of this machine
 class Listening:
     """The open sockets of all listeners."""
 
-    def __init__(self) -> None:
+    def __init__(self, workers: int, inherited: Inherited) -> None:
+        self._workers = workers
+        self._inherited = inherited
         self._sockets: dict[str, list[socket.socket]] = {}
         self._unix: list[UnixSocket] = []
 
     @classmethod
-    def open(cls, listeners: Iterable[Listener], workers: int) -> Listening:
+    def open(
+        cls, listeners: Iterable[Listener], workers: int, inherited: Inherited | None = None
+    ) -> Listening:
         """Open them all, or none and raise StartError."""
-        listening = cls()
+        listening = cls(workers, inherited or Inherited({}))
         try:
             for listener in listeners:
-                listening._add(listener, workers)
+                listening._add(listener)
         except StartError:
             listening.close()
             raise
@@ -47,7 +53,11 @@ class Listening:
 
     def for_worker(self, index: int) -> list[tuple[str, int]]:
         """What worker `index` accepts on: the listener as it was written, and a descriptor."""
-        return [(bind, sockets[index % len(sockets)].fileno()) for bind, sockets in self._sockets.items()]
+        return [
+            (bind, sockets[place].fileno())
+            for bind, sockets in self._sockets.items()
+            for place in share(len(sockets), index, self._workers)
+        ]
 
     def addresses(self) -> list[str]:
         """Where clients reach the daemon; the port is the real one."""
@@ -63,18 +73,23 @@ class Listening:
         self._sockets.clear()
         self._unix.clear()
 
-    def _add(self, listener: Listener, workers: int) -> None:
+    def _add(self, listener: Listener) -> None:
         if listener.systemd_name:
-            raise StartError(
-                f"cannot listen on {listener.bind}: sockets of systemd are not supported by this version; "
-                "give host:port or unix:/path"
-            )
-        if listener.unix_path:
+            self._sockets[listener.bind] = self._inherited.take(listener.systemd_name)
+        elif listener.unix_path:
             unix = UnixSocket(listener.unix_path, UNIX_MODE)
             self._unix.append(unix)
             self._sockets[listener.bind] = [unix.socket]
         else:
-            self._sockets[listener.bind] = open_tcp(listener.host, listener.port, workers)
+            self._sockets[listener.bind] = open_tcp(listener.host, listener.port, self._workers)
+
+
+def share(sockets: int, index: int, workers: int) -> list[int]:
+    """Which of the sockets of one listener worker `index` accepts on, so that none is left alone.
+
+    Socket i belongs to worker i modulo `workers`; when there are fewer sockets they are shared.
+    """
+    return [place % sockets for place in range(index, max(sockets, workers), workers)]
 
 
 def open_tcp(host: str, port: int, count: int) -> list[socket.socket]:

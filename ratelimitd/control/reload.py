@@ -77,12 +77,13 @@ class Reloader:
                 self._status.reload_successful = False
                 self._status.reloads["refused"] += 1
                 logger.error("reload refused, the old configuration stays: %s", error)
+                self._notifier.reloaded(refused=str(error))
             else:
                 self._status.reload_successful = True
                 self._status.reload_success_at_s = time.time()
                 self._status.reloads["success"] += 1
                 logger.info("reloaded: %s", f"changed {', '.join(changed)}" if changed else "nothing changed")
-            self._notifier.ready("serving")
+                self._notifier.reloaded()
 
     async def _reload(self) -> list[str]:
         """Names of the sections that changed; RatelimitdError says why it was refused, and nothing did."""

@@ -24,6 +24,7 @@ from ratelimitd.control import catalogue, log
 from ratelimitd.control.admin import AdminServer
 from ratelimitd.control.census import Census
 from ratelimitd.control.cpus import available_cpus
+from ratelimitd.control.inherited import Inherited
 from ratelimitd.control.listening import Listening
 from ratelimitd.control.notify import Notifier
 from ratelimitd.control.pressure import Sampler
@@ -92,7 +93,7 @@ class Supervisor:
         _raise_file_limit(self._config.bounds.connections)
         count = self._config.workers or available_cpus()
         segment, table = _new_segment(self._config, count)
-        with contextlib.closing(Listening.open(self._config.listen, count)) as listening:
+        with contextlib.closing(self._listen(count)) as listening:
             workers = Workers(self._command, segment, count, listening.for_worker)
             census = Census(segment, table)
             reloader = self._reloader(workers, segment)
@@ -100,18 +101,33 @@ class Supervisor:
             admin = AdminServer(Views(self._status, segment, workers, census, sampler).pages())
             try:
                 await admin.open(self._config.admin)
-                if await self._start(workers):
+                if await self._start(workers, count):
                     self._announce(listening, count, admin.addresses)
+                    watchdog = asyncio.ensure_future(self._ping_watchdog())
                     await self._serve(census, sampler, reloader)
                     await self._drain(workers, listening)
+                    watchdog.cancel()
             finally:
                 workers.kill()
                 await workers.ended()
                 await admin.close()
         logger.info("stopped")
 
-    async def _start(self, workers: Workers) -> bool:
+    def _listen(self, count: int) -> Listening:
+        inherited = Inherited.from_environ(os.environ)
+        listening = Listening.open(self._config.listen, count, inherited)
+        if inherited.left():
+            logger.warning(
+                "systemd passed sockets that no listener takes: %s; clients that connect there wait for ever "
+                "(`bind: systemd:NAME` takes one)",
+                ", ".join(inherited.left()),
+            )
+        inherited.close()
+        return listening
+
+    async def _start(self, workers: Workers, count: int) -> bool:
         """Whether all workers serve; False when a signal came first."""
+        self._notifier.starting(f"starting {count} workers")
         start = asyncio.ensure_future(workers.start(msgspec.msgpack.encode(self._config)))
         stop = asyncio.ensure_future(self._stop.wait())
         done, pending = await asyncio.wait({start, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -132,7 +148,7 @@ class Supervisor:
     async def _serve(self, census: Census, sampler: Sampler, reloader: Reloader) -> None:
         """Until a signal asks for the end."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.request)
-        works = (census.run(), sampler.run(), reloader.run(), self._ping_watchdog())
+        works = (census.run(), sampler.run(), reloader.run())
         tasks = [asyncio.ensure_future(work) for work in works]
         await self._stop.wait()
         for task in tasks:
@@ -145,7 +161,10 @@ class Supervisor:
     async def _drain(self, workers: Workers, listening: Listening) -> None:
         self._status.state = State.DRAINING
         drain_s = self._config.timeouts.drain_ms / 1000
-        self._notifier.stopping("draining")
+        self._notifier.stopping(
+            f"draining: no new connections, up to {drain_s:g} s for what is under way",
+            within_us=int((drain_s + 2 * _STOP_S) * 1_000_000),
+        )
         logger.info("draining: no new connections, up to %g s for what is under way", drain_s)
         workers.drain()
         listening.close()

@@ -124,7 +124,7 @@ UPSTREAM = ("--upstream", "http://127.0.0.1:9000")
             "per-client has two rates with the window 1s",
         ),
         (("run", *UPSTREAM, "--listen", ":80"), "argument --listen: ':80' has no address"),
-        (("run", *UPSTREAM, "--listen", "systemd:a"), "not supported by this version"),
+        (("run", *UPSTREAM, "--listen", "systemd:"), "argument --listen: 'systemd:' names no socket"),
         (("run", *UPSTREAM, "--workers", "0"), "argument --workers: '0' is neither auto nor a whole number"),
         (("run", *UPSTREAM, "--admin", "here"), "argument --admin: 'here' has no port"),
         (("run", *UPSTREAM, "--store", "redis://a"), "not supported by this version"),

@@ -66,7 +66,9 @@ def test_rates() -> None:
 
 def test_addresses() -> None:
     config = load.load_file(str(VALID / "every_spelling_of_an_address.yaml")).config
-    assert [(listener.host, listener.port, listener.unix_path) for listener in config.listen] == [
+    *bound, from_systemd = config.listen
+    assert (from_systemd.bind, from_systemd.systemd_name) == ("systemd:http", "http")
+    assert [(listener.host, listener.port, listener.unix_path) for listener in bound] == [
         ("0.0.0.0", 8080, ""),
         ("::", 8081, ""),
         ("localhost", 8082, ""),

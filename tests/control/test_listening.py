@@ -9,9 +9,12 @@ import stat
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ratelimitd.config.model import Listener
-from ratelimitd.control.listening import Listening, UnixSocket, open_tcp
+from ratelimitd.control.inherited import Inherited
+from ratelimitd.control.listening import Listening, UnixSocket, open_tcp, share
 from ratelimitd.errors import StartError
 
 if TYPE_CHECKING:
@@ -20,6 +23,10 @@ if TYPE_CHECKING:
 
 def tcp(port: int, host: str = "127.0.0.1") -> Listener:
     return Listener(bind=f"{host}:{port}", host=host, port=port)
+
+
+def inherited(name: str) -> Listener:
+    return Listener(bind=f"systemd:{name}", systemd_name=name)
 
 
 def port_of(listening: Listening) -> int:
@@ -88,9 +95,39 @@ def test_a_name_that_is_unknown_is_refused() -> None:
         open_tcp("no-such-host.invalid", 80, 1)
 
 
-def test_sockets_of_systemd_are_not_supported_yet() -> None:
-    with pytest.raises(StartError, match="not supported by this version"):
-        Listening.open([Listener(bind="systemd:http", systemd_name="http")], workers=1)
+def test_a_socket_of_systemd_that_was_not_passed_is_refused() -> None:
+    with pytest.raises(StartError, match="cannot listen on systemd:http: systemd passed no sockets"):
+        Listening.open([inherited("http")], workers=1)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        passed = Inherited({"api": [other], "web": [other]})
+        with pytest.raises(StartError, match="no socket of that name, but: api, web"):
+            Listening.open([inherited("http")], 1, passed)
+
+
+def test_sockets_of_systemd_are_spread_over_the_workers() -> None:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    passed = Inherited({"http": sockets})
+    listening = Listening.open([inherited("http")], 3, passed)
+    assert passed.left() == []
+    assert [listening.for_worker(index) for index in range(3)] == [
+        [("systemd:http", sockets[place].fileno())] for place in (0, 1, 0)
+    ]
+    assert listening.addresses() == [f"127.0.0.1:{sockets[0].getsockname()[1]}"]
+    listening.close()
+    assert [sock.fileno() for sock in sockets] == [-1, -1]
+
+
+@given(sockets=st.integers(1, 40), workers=st.integers(1, 40))
+def test_no_socket_and_no_worker_is_left_alone(sockets: int, workers: int) -> None:
+    shares = [share(sockets, index, workers) for index in range(workers)]
+    assert {place for places in shares for place in places} == set(range(sockets))
+    for index, places in enumerate(shares):
+        assert places
+        assert len(set(places)) == len(places)
+        if sockets >= workers:
+            assert {place % workers for place in places} == {index}
+    if sockets == 1:
+        assert shares == [[0]] * workers
 
 
 @pytest.mark.parametrize("mode", [0o660, 0o666])

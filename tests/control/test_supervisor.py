@@ -338,23 +338,6 @@ def test_unix_listener(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_systemd_hears_of_start_and_end(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-        systemd.bind(str(tmp_path / "notify"))
-        systemd.settimeout(10)
-        environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
-        with daemon(config(), environ=environ) as server:
-            assert systemd.recv(1000).startswith(b"READY=1\nSTATUS=serving on 127.0.0.1:")
-            assert systemd.recv(1000) == b"WATCHDOG=1"
-            assert systemd.recv(1000) == b"WATCHDOG=1"
-            server.signal(signal.SIGTERM)
-            heard = [systemd.recv(1000)]
-            while not heard[-1].startswith(b"STOPPING=1"):
-                heard.append(systemd.recv(1000))
-            assert set(heard[:-1]) <= {b"WATCHDOG=1"}
-            assert server.wait() == 0
-
-
 def test_a_default_admin_address_in_use_is_done_without() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
