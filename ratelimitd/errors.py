@@ -39,6 +39,14 @@ class StartError(RatelimitdError):
     """The daemon cannot serve here: an address in use, a missing right, a name that does not resolve."""
 
 
+class NoDaemon(RatelimitdError):
+    """Nobody answers at the admin address that was named."""
+
+
+class AdminRefusal(RatelimitdError):
+    """The daemon answers, and does not do what an operator asked."""
+
+
 class SegmentError(RatelimitdError):
     """The shared memory is not ours to read: another layout, another boot, or too small."""
 

@@ -40,7 +40,7 @@ IMPURE = {
 # may use errors.py and the version.
 MAY_USE: dict[str, frozenset[str]] = {
     "": frozenset({"config", "control", "proxy", "tools"}),
-    "tools": frozenset({"config", "control", "http", "limits", "overload", "segment"}),
+    "tools": frozenset({"config", "control", "http", "limits", "overload", "proxy", "segment"}),
     "control": frozenset({"config", "dashboard", "fleet", "http", "limits", "overload", "proxy", "segment"}),
     "proxy": frozenset({"config", "fleet", "http", "limits", "overload", "segment"}),
     "fleet": frozenset({"config", "limits", "segment"}),

@@ -52,15 +52,15 @@ class _Readings:
 
 
 class Sampler:
-    """`workers` gives the pages of those that run; `shedding` the settings in force; `on_event` hears of the
-    start and the end of a surge."""
+    """`workers` gives the pages of those that run; `shedding` the settings in force; `note` keeps the start
+    and the end of a surge (`Journal.note`)."""
 
     def __init__(
         self,
         segment: Segment,
         workers: Callable[[], Sequence[Page]],
         shedding: Callable[[], Shedding],
-        on_event: Callable[[Started | Ended], None] = lambda _: None,
+        note: Callable[..., None],
         *,
         proc: Path = signals.PROC,
         cgroups: Path = CGROUPS,
@@ -68,7 +68,7 @@ class Sampler:
         self._segment = segment
         self._workers = workers
         self._shedding = shedding
-        self._on_event = on_event
+        self._note = note
         self._proc = proc
         self._cgroups = cgroups
         self._quota = signals.Quota(cgroups)
@@ -153,19 +153,23 @@ class Sampler:
         self._surge, event = follow(self._surge, self._state.level, now_us)
         if isinstance(event, Started):
             self._shed_before = self._demand.shed_total
-            logger.warning(
-                "shedding starts at %.0f %% of requests, lowest priority first: %s (busy %.0f %%, lag %.0f "
-                "ms); if it goes on, this machine needs more CPU or lower limits",
-                *(100 * event.level, self._state.why.value),
-                *((100 * sample.wanted, (sample.lag_us or 0) / 1000) if sample else (0, 0)),
+            busy, lag_ms = (sample.wanted, (sample.lag_us or 0) / 1000) if sample else (0.0, 0.0)
+            message = (
+                f"shedding starts at {event.level:.0%} of requests, lowest priority first: "
+                f"{self._state.why.value} (busy {busy:.0%}, lag {lag_ms:.0f} ms)"
             )
+            logger.warning("%s; if it goes on, this machine needs more CPU or lower limits", message)
+            self._note("shed_start", message, level=event.level, busy=busy, lag_ms=lag_ms)
         elif isinstance(event, Ended):
-            logger.warning(
-                "shedding ended: it lasted %.1f s, at its height %.0f %% of requests, and refused %d in all",
-                *(event.lasted_us / 1e6, 100 * event.peak, self._demand.shed_total - self._shed_before),
+            refused = self._demand.shed_total - self._shed_before
+            message = (
+                f"shedding ended: it lasted {event.lasted_us / 1e6:.1f} s, at its height {event.peak:.0%} of "
+                f"requests, and refused {refused} in all"
             )
-        if event is not None:
-            self._on_event(event)
+            logger.warning("%s", message)
+            self._note(
+                "shed_end", message, lasted_ms=event.lasted_us // 1000, peak=event.peak, refused=refused
+            )
 
 
 class _Sight:

@@ -1,12 +1,13 @@
 """Reload in two steps: read and have every worker prepare; only when all could, put it in force everywhere.
 
 Until the second step nothing has changed, so a configuration that is wrong, or that one worker cannot use,
-is refused whole and the old one stays. Reloads never overlap: signals that come during one make one more.
+is refused whole and the old one stays. Reloads never overlap: whoever asks during one waits for one more.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import sys
 import time
@@ -16,6 +17,7 @@ import msgspec
 
 from ratelimitd.config.model import Config
 from ratelimitd.control import catalogue
+from ratelimitd.control.difference import differences
 from ratelimitd.control.resolve import check_upstreams
 from ratelimitd.errors import RatelimitdError, StartError
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ratelimitd.config.flags import Flags
+    from ratelimitd.control.journal import Journal
     from ratelimitd.control.notify import Notifier
     from ratelimitd.control.status import Status
     from ratelimitd.control.workers import Workers
@@ -33,79 +36,137 @@ logger = logging.getLogger(__name__)
 # What is bound to processes, sockets and memory that a reload keeps.
 NEEDS_RESTART: Final = ("workers", "listen", "store", "store_options", "admin", "journal")
 _READ_S: Final = 60
+_SHOWN: Final = 20  # differences that the log and the journal tell one by one
+
+
+@dataclasses.dataclass(frozen=True)
+class Reread:
+    """What a file says now: a Config in msgpack, and what is unwise in it."""
+
+    encoded: bytes
+    warnings: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a reload; `refusal` is empty when it was taken."""
+
+    changes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    refusal: str = ""
+
+
+_ENDED: Final = Outcome(refusal="the daemon is draining")
 
 
 class Reloader:
-    """Takes the daemon from the configuration in force to the one that `read_again` reads, in msgpack."""
+    """Takes the daemon from the configuration in force to the one that `read_again` reads."""
 
     def __init__(
         self,
         config: Config,
-        read_again: Callable[[], Awaitable[bytes]],
+        read_again: Callable[[], Awaitable[Reread]],
         workers: Workers,
         registry: Registry,
         status: Status,
         notifier: Notifier,
+        journal: Journal,
     ) -> None:
-        self._config = config
+        self.config = config  # the one in force
         self._read_again = read_again
         self._workers = workers
         self._registry = registry
         self._status = status
         self._notifier = notifier
+        self._journal = journal
         self._generation = 0
         self._wanted = asyncio.Event()
-
-    @property
-    def config(self) -> Config:
-        """The configuration in force."""
-        return self._config
+        self._asking: list[asyncio.Future[Outcome]] = []
+        self._ended = False
 
     def request(self) -> None:
         """Reload soon: what a signal calls."""
         self._wanted.set()
 
+    async def reload(self) -> Outcome:
+        """Reload, and wait for what becomes of it."""
+        if self._ended:
+            return _ENDED
+        asking: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._asking.append(asking)
+        self.request()
+        return await asking
+
     async def run(self) -> None:
         """Reload whenever it is asked for, for ever."""
-        while True:
-            await self._wanted.wait()
-            self._wanted.clear()
-            self._notifier.reloading()
-            try:
-                changed = await self._reload()
-            except RatelimitdError as error:
-                self._status.reload_successful = False
-                self._status.reloads["refused"] += 1
-                logger.error("reload refused, the old configuration stays: %s", error)
-                self._notifier.reloaded(refused=str(error))
-            else:
-                self._status.reload_successful = True
-                self._status.reload_success_at_s = time.time()
-                self._status.reloads["success"] += 1
-                logger.info("reloaded: %s", f"changed {', '.join(changed)}" if changed else "nothing changed")
-                self._notifier.reloaded()
+        asking: list[asyncio.Future[Outcome]] = []
+        try:
+            while True:
+                await self._wanted.wait()
+                self._wanted.clear()
+                asking, self._asking = self._asking, []
+                outcome = await self._once()
+                for future in asking:
+                    if not future.done():
+                        future.set_result(outcome)
+        finally:
+            self._ended = True
+            for future in (*asking, *self._asking):
+                if not future.done():
+                    future.set_result(_ENDED)
 
-    async def _reload(self) -> list[str]:
-        """Names of the sections that changed; RatelimitdError says why it was refused, and nothing did."""
-        encoded = await self._read_again()
-        config = msgspec.msgpack.decode(encoded, type=Config)
-        changed = [
-            name for name in Config.__struct_fields__ if getattr(config, name) != getattr(self._config, name)
-        ]
-        fixed = [name for name in changed if name in NEEDS_RESTART]
+    async def _once(self) -> Outcome:
+        self._notifier.reloading()
+        try:
+            outcome = await self._reload()
+        except RatelimitdError as error:
+            outcome = Outcome(refusal=str(error))
+        self._tell(outcome)
+        self._notifier.reloaded(refused=outcome.refusal)
+        return outcome
+
+    def _tell(self, outcome: Outcome) -> None:
+        self._status.reload_refusal = outcome.refusal
+        if outcome.refusal:
+            self._status.reloads["refused"] += 1
+            logger.error("reload refused, the old configuration stays: %s", outcome.refusal)
+            self._journal.note("reload_refused", f"reload refused: {outcome.refusal}")
+            return
+        self._status.reload_success_at_s = time.time()
+        self._status.reloads["success"] += 1
+        changes = list(outcome.changes)
+        if len(changes) > _SHOWN:
+            changes[_SHOWN:] = [f"and {len(changes) - _SHOWN} more changes"]
+        logger.info("reloaded: %s", "; ".join(changes) or "nothing changed")
+        self._journal.note("reload", f"reloaded: {'; '.join(changes) or 'nothing changed'}", changes=changes)
+
+    async def _reload(self) -> Outcome:
+        """RatelimitdError says why it was refused, and nothing has changed then."""
+        reread = await self._read_again()
+        config = msgspec.msgpack.decode(reread.encoded, type=Config)
+        fixed = [name for name in NEEDS_RESTART if getattr(config, name) != getattr(self.config, name)]
         if fixed:
-            raise StartError(f"a change of {', '.join(fixed)} needs a restart")
+            raise StartError(
+                f"a change of {', '.join(fixed)} needs a restart ({'; '.join(_fixed(self.config, config))})"
+            )
         await check_upstreams(config)
         self._generation += 1
         catalogue.register(config, self._registry)
-        await self._workers.compile(encoded, self._generation)
+        await self._workers.compile(reread.encoded, self._generation)
         await self._workers.swap()
-        self._config = config
-        return changed
+        changes = differences(self.config, config)
+        self.config = config
+        return Outcome(changes, reread.warnings)
 
 
-async def read(path: str | None, flags: Flags) -> bytes:
-    """The configuration in `path`, in msgpack, read by a program of its own."""
+def _fixed(old: Config, new: Config) -> tuple[str, ...]:
+    """The differences of what needs a restart."""
+    kept = {name: getattr(old, name) for name in old.__struct_fields__ if name not in NEEDS_RESTART}
+    return differences(old, msgspec.structs.replace(new, **kept))
+
+
+async def read(path: str | None, flags: Flags) -> Reread:
+    """What `path` and `flags` say, read by a program of its own."""
     if path is None:
         raise StartError("this daemon was started without a file; restart it to change its flags")
     process = await asyncio.create_subprocess_exec(
@@ -126,4 +187,4 @@ async def read(path: str | None, flags: Flags) -> bytes:
         raise StartError(" | ".join(lines) or f"the program that reads it ended with {process.returncode}")
     for line in lines:
         logger.warning("%s", line)
-    return encoded
+    return Reread(encoded, tuple(lines))

@@ -72,7 +72,7 @@ def report(signal: str, looks: Sequence[Look], quota_cpus: float | None, now_us:
 
 def _why(look: Look) -> str:
     if look.level > 0:
-        return f"{100 * look.level:.0f} % of requests are shed: {look.why.value}"
+        return f"{look.level:.0%} of requests are shed: {look.why.value}"
     return f"nothing is shed: {look.why.value}"
 
 

@@ -1,4 +1,4 @@
-"""What the daemon knows of itself, and the admin pages that show it."""
+"""What the daemon knows of itself, and the admin pages for machines: metrics, alive, ready."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ import time
 from typing import TYPE_CHECKING
 
 import ratelimitd
-from ratelimitd.control.admin import Request, Response
+from ratelimitd.control.admin import Page, Response
 from ratelimitd.control.metrics import DaemonCollector, Exposition, Facts
 from ratelimitd.segment import layout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from ratelimitd.control.admin_request import Request
     from ratelimitd.control.census import Census
     from ratelimitd.control.pressure import Sampler
     from ratelimitd.control.workers import Workers
     from ratelimitd.segment.memory import Segment
-    from ratelimitd.segment.pages import Page
+    from ratelimitd.segment.pages import Page as CounterPage
 
 
 class State(enum.Enum):
@@ -33,7 +32,11 @@ class Status:
     """Written by the supervisor, shown to the operator."""
 
     state: State = State.STARTING
-    reload_successful: bool = True
+    started_at_s: float = dataclasses.field(default_factory=time.time)
+    config_path: str = ""
+    listen: tuple[str, ...] = ()
+    admin: tuple[str, ...] = ()
+    reload_refusal: str = ""  # why the last one was refused; empty when it was taken
     reload_success_at_s: float = dataclasses.field(default_factory=time.time)
     reloads: dict[str, int] = dataclasses.field(default_factory=lambda: {"success": 0, "refused": 0})
 
@@ -49,20 +52,24 @@ class Views:
         self._workers = workers
         self._census = census
         self._sampler = sampler
-        self._exposition = Exposition(DaemonCollector(segment.registry, self._all_pages, self._facts))
+        self._exposition = Exposition(DaemonCollector(segment.registry, self.all_pages, self._facts))
 
-    def pages(self) -> dict[str, Callable[[Request], Response]]:
-        return {"/metrics": self._metrics, "/healthz": self._healthz, "/readyz": self._readyz}
+    def pages(self) -> dict[str, Page]:
+        return {
+            "/metrics": Page(self._metrics),
+            "/healthz": Page(self._healthz),
+            "/readyz": Page(self._readyz),
+        }
 
-    def _metrics(self, request: Request) -> Response:
+    async def _metrics(self, request: Request) -> Response:
         body, content_type = self._exposition.render(request.headers.get("accept", ""))
         return Response(200, body, content_type)
 
-    def _healthz(self, _: Request) -> Response:
+    async def _healthz(self, _: Request) -> Response:
         """Alive: that this is answered at all."""
         return Response.text(200, "ok")
 
-    def _readyz(self, _: Request) -> Response:
+    async def _readyz(self, _: Request) -> Response:
         """Ready: new requests may be sent here."""
         if self._status.state is not State.SERVING:
             return Response.text(503, f"not ready: {self._status.state.value}")
@@ -70,7 +77,7 @@ class Views:
             return Response.text(503, "not ready: no worker accepts connections")
         return Response.text(200, "ready")
 
-    def _all_pages(self) -> list[Page]:
+    def all_pages(self) -> list[CounterPage]:
         own = [self._segment.page(layout.BASE_PAGE), self._segment.page(layout.SUPERVISOR_PAGE)]
         return own + [page for _, page in self._workers.pages()]
 
@@ -85,13 +92,23 @@ class Views:
             busy=shed.busy,
             table_entries=self._census.entries,
             table_evictions=self._segment.word(layout.EVICT) + self._segment.word(layout.EVICT_HARD),
-            limit_keys=tuple(self._limit_keys().items()),
-            reload_successful=self._status.reload_successful,
+            limit_keys=tuple(self.limit_keys().items()),
+            reload_successful=not self._status.reload_refusal,
             reload_success_at_s=self._status.reload_success_at_s,
             reloads=tuple(self._status.reloads.items()),
         )
 
-    def _limit_keys(self) -> dict[str, int]:
+    def totals(self, metric: str, label: int) -> dict[str, int]:
+        """The sums of a metric by one of its labels, the one at index `label`."""
+        pages = self.all_pages()
+        sums: dict[str, int] = {}
+        for series in self._segment.registry.all_series():
+            if series.metric == metric:
+                name = series.labels[label]
+                sums[name] = sums.get(name, 0) + sum(page.slots[series.slot] for page in pages)
+        return sums
+
+    def limit_keys(self) -> dict[str, int]:
         """Keys of each limit. One has an entry for each window of its limit: the fullest window counts."""
         keys: dict[str, int] = {}
         for (name, _), limit_id in self._segment.registry.limits().items():

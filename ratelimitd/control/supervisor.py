@@ -19,12 +19,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from ratelimitd import __version__
 from ratelimitd.config.flags import Flags
 from ratelimitd.control import catalogue, log
 from ratelimitd.control.admin import AdminServer
+from ratelimitd.control.api import Api, Parts
 from ratelimitd.control.census import Census
 from ratelimitd.control.cpus import available_cpus
 from ratelimitd.control.inherited import Inherited
+from ratelimitd.control.journal import Journal
+from ratelimitd.control.keyring import Keyring
+from ratelimitd.control.keytexts import Texts
 from ratelimitd.control.listening import Listening
 from ratelimitd.control.notify import Notifier
 from ratelimitd.control.pressure import Sampler
@@ -80,13 +85,24 @@ class Supervisor:
         self._config_path = config_path
         self._flags = flags
         self._command = command
-        self._status = Status()
+        self._status = Status(config_path=config_path or "")
+        self._journal = Journal(config.journal)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._notifier = Notifier(os.environ)
 
     async def run(self) -> None:
         """From the first check to the last worker's end. StartError when it cannot serve."""
+        self._journal.open()
+        try:
+            await self._run()
+        except RatelimitdError as error:
+            self._journal.note("stop", f"cannot start: {error}")
+            raise
+        finally:
+            self._journal.close()
+
+    async def _run(self) -> None:
         asyncio.get_running_loop().set_exception_handler(_log_bug)
         self._handle_signals()
         await check_upstreams(self._config)
@@ -94,11 +110,22 @@ class Supervisor:
         count = self._config.workers or available_cpus()
         segment, table = _new_segment(self._config, count)
         with contextlib.closing(self._listen(count)) as listening:
-            workers = Workers(self._command, segment, count, listening.for_worker)
+            texts = Texts()
+            workers = Workers(
+                self._command, segment, count, listening.for_worker, self._journal.note, texts.take
+            )
             census = Census(segment, table)
             reloader = self._reloader(workers, segment)
-            sampler = Sampler(segment, workers.own_pages, lambda: reloader.config.shedding)
-            admin = AdminServer(Views(self._status, segment, workers, census, sampler).pages())
+            sampler = Sampler(
+                segment, workers.own_pages, lambda: reloader.config.shedding, self._journal.note
+            )
+            views = Views(self._status, segment, workers, census, sampler)
+            keyring = Keyring(segment, table, texts, lambda: reloader.config)
+            parts = Parts(
+                *(self._status, segment, workers, census, views, keyring, self._journal, reloader),
+                *(self._end, sampler),
+            )
+            admin = AdminServer(views.pages() | Api(parts).pages())
             try:
                 await admin.open(self._config.admin)
                 if await self._start(workers, count):
@@ -112,6 +139,7 @@ class Supervisor:
                 await workers.ended()
                 await admin.close()
         logger.info("stopped")
+        self._journal.note("stop", "stopped")
 
     def _listen(self, count: int) -> Listening:
         inherited = Inherited.from_environ(os.environ)
@@ -139,10 +167,14 @@ class Supervisor:
 
     def _announce(self, listening: Listening, count: int, admin_addresses: Sequence[str]) -> None:
         self._status.state = State.SERVING
+        self._status.listen, self._status.admin = tuple(listening.addresses()), tuple(admin_addresses)
         where = ", ".join(listening.addresses())
         logger.info("serving on %s with %d workers, pid %d", where, count, os.getpid())
         if admin_addresses:
             logger.info("admin on %s", ", ".join(admin_addresses))
+        self._journal.note(
+            "ready", f"serving on {where} with {count} workers", version=__version__, pid=os.getpid()
+        )
         self._notifier.ready(f"serving on {where}")
 
     async def _serve(self, census: Census, sampler: Sampler, reloader: Reloader) -> None:
@@ -156,7 +188,9 @@ class Supervisor:
 
     def _reloader(self, workers: Workers, segment: Segment) -> Reloader:
         reader = functools.partial(read, self._config_path, self._flags or Flags())
-        return Reloader(self._config, reader, workers, segment.registry, self._status, self._notifier)
+        return Reloader(
+            self._config, reader, workers, segment.registry, self._status, self._notifier, self._journal
+        )
 
     async def _drain(self, workers: Workers, listening: Listening) -> None:
         self._status.state = State.DRAINING
@@ -166,6 +200,7 @@ class Supervisor:
             within_us=int((drain_s + 2 * _STOP_S) * 1_000_000),
         )
         logger.info("draining: no new connections, up to %g s for what is under way", drain_s)
+        self._journal.note("drain", f"draining: up to {drain_s:g} s for what is under way")
         workers.drain()
         listening.close()
         ended = asyncio.ensure_future(workers.ended())
@@ -199,6 +234,10 @@ class Supervisor:
 
     def _stop_asked(self, number: signal.Signals) -> None:
         logger.info("%s received", number.name)
+        self._end()
+
+    def _end(self) -> None:
+        """Drain; asked for the second time, end at once."""
         if self._stop.is_set():
             self._hurry.set()
         self._stop.set()

@@ -25,6 +25,7 @@ from ratelimitd.proxy.orders import (
     Drained,
     Failed,
     Ready,
+    Refusals,
     Start,
     Stop,
     Swap,
@@ -37,6 +38,7 @@ from ratelimitd.segment.pages import Page, fold
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ratelimitd.control.journal import Note
     from ratelimitd.proxy.orders import Message
     from ratelimitd.segment.memory import Segment
 
@@ -107,7 +109,8 @@ def replacement_delay_ms(deaths: int) -> int:
 
 
 class Workers:
-    """The workers. `command` starts one; `sockets(index)` says what worker `index` accepts on."""
+    """The workers. `command` starts one; `sockets(index)` says what worker `index` accepts on; `note` keeps
+    what happens to them, `refused` takes the keys that they refuse."""
 
     def __init__(
         self,
@@ -115,13 +118,17 @@ class Workers:
         segment: Segment,
         count: int,
         sockets: Callable[[int], list[tuple[str, int]]],
+        note: Note,
+        refused: Callable[[Refusals], None],
     ) -> None:
+        self._note = note
+        self._refused = refused
         self._command = command
         self._segment = segment
         self._in_flight = InFlight(
             segment.memory, segment.inflight_offset, segment.pages, layout.SUPERVISOR_PAGE
         )
-        self._count = count
+        self.count: Final = count
         self._sockets = sockets
         self._loop = asyncio.get_running_loop()
         self._workers: dict[int, Worker] = {}
@@ -138,7 +145,7 @@ class Workers:
     async def start(self, config: bytes) -> None:
         """Start them all and wait until each accepts; StartError if one cannot."""
         self._in_force = self._newest = _Generation(0, config)
-        for index in range(self._count):
+        for index in range(self.count):
             self._spawn(index)
         self._loop.call_later(CHECK_EVERY_S, self._check)
         await self._started
@@ -169,6 +176,10 @@ class Workers:
     def own_pages(self) -> list[Page]:
         """The page of every worker that has not been reaped."""
         return [worker.page for worker in self._workers.values()]
+
+    def all(self) -> list[Worker]:
+        """Every worker that has not been reaped, by index."""
+        return sorted(self._workers.values(), key=lambda worker: worker.index)
 
     def drain(self) -> None:
         """Let all finish what they have; none is replaced any more."""
@@ -263,13 +274,15 @@ class Workers:
                 self._note_reload()
             case Drained():
                 logger.info("worker %d (pid %d) has drained", worker.index, worker.process.pid)
+            case Refusals():
+                self._refused(report)
             case _:
                 pass
 
     def _note_ready(self, worker: Worker) -> None:
         if self._started.done():
             logger.info("worker %d (pid %d) accepts connections", worker.index, worker.process.pid)
-        elif self.serving() == self._count:
+        elif self.serving() == self.count:
             self._started.set_result(None)
 
     def _failed(self, worker: Worker, message: str) -> None:
@@ -315,9 +328,9 @@ class Workers:
             deaths.popleft()
         delay_ms = replacement_delay_ms(len(deaths))
         when = f"in {delay_ms} ms" if delay_ms else "now"
-        logger.warning(
-            "worker %d (pid %d) %s; a new one is started %s", worker.index, worker.process.pid, how, when
-        )
+        message = f"worker {worker.index} (pid {worker.process.pid}) {how}; a new one is started {when}"
+        logger.warning("%s", message)
+        self._note("worker_replaced", message, worker=worker.index, pid=worker.process.pid, cause=how)
         self._loop.call_later(delay_ms / 1000, self._spawn, worker.index)
 
     async def _reload_step(self, is_done: Callable[[Worker], bool]) -> None:
@@ -370,12 +383,12 @@ class Workers:
             silent_us = self._silent_us(worker, now_us)
             bound_us = START_BOUND_US if worker.life is Life.STARTING else HEARTBEAT_BOUND_US
             if silent_us > bound_us and worker.life is not Life.KILLED:
-                logger.error(
-                    "worker %d (pid %d) gave no sign of life for %.1f s: killed",
-                    worker.index,
-                    worker.process.pid,
-                    silent_us / 1e6,
+                message = (
+                    f"worker {worker.index} (pid {worker.process.pid}) gave no sign of life for "
+                    f"{silent_us / 1e6:.1f} s: killed"
                 )
+                logger.error("%s", message)
+                self._note("worker_hung", message, worker=worker.index, pid=worker.process.pid)
                 self._move(worker, Life.KILLED)
                 worker.process.kill()
         if not self._all_ended.is_set():

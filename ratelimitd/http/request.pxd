@@ -10,4 +10,4 @@ cdef bint needs_care(Head head) noexcept
 cdef bytes origin_target(Head head)
 cdef bytes origin_line(Head head)
 cdef object request_text(Head head, bytes method)
-cdef bytes believed_values(Head head, bytes name)
+cpdef bytes believed_values(Head head, bytes name)

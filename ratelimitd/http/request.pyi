@@ -1,1 +1,7 @@
-# Nothing here is for Python: the compiled modules use it through request.pxd.
+from ratelimitd.http.head import Head
+from ratelimitd.http.target import RequestText
+
+def read_request(
+    data: bytes, most_fields: int, head_bound: int, target_bound: int
+) -> tuple[Head, RequestText]: ...
+def believed_values(head: Head, name: bytes | None) -> bytes | None: ...

@@ -53,6 +53,23 @@ cdef bint needs_care(Head head) noexcept:
     return False
 
 
+def read_request(bytes data, Py_ssize_t most_fields, Py_ssize_t head_bound, Py_ssize_t target_bound):
+    """The one head in `data`, and what it asks for; ClientFault where a client would be refused for it. For
+    those who explain: a Head is good for as long as `data` lives."""
+    cdef Head head = Head(most_fields)
+    cdef size_t resume = 0
+    cdef Py_ssize_t end = head.find_end(data, 0, &resume)
+    cdef int status
+    if end < 0:
+        raise ClientFault(400, "a line ends in a bare LF")
+    if end == 0 or end > head_bound:
+        raise ClientFault(431, "the head is larger than bounds.head")
+    status = head.parse_request(data, 0, end, target_bound)
+    if status:
+        raise ClientFault(status, head.fault.decode())
+    return head, request_text(head, head.method())
+
+
 cdef bytes origin_target(Head head):
     """The target in origin-form. Raises ClientFault where an absolute one names another host than Host."""
     target = head.target()
@@ -88,7 +105,7 @@ cdef object request_text(Head head, bytes method):
     return RequestText(method.decode("ascii"), host, path, header)
 
 
-cdef bytes believed_values(Head head, bytes name):
+cpdef bytes believed_values(Head head, bytes name):
     """All values of the believed field, joined as one list; None without any."""
     cdef int at
     if name is None:

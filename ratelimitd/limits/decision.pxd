@@ -26,6 +26,7 @@ cdef class Limiter(Charges):
         # the decision that was taken last
         Decided decided
         int deciding_rate  # -1: it was a limit of places
+        uint64_t deciding_key
         int tightest  # rate of which the smallest share is left; -1: none
         int64_t left  # of the tightest
 

@@ -87,6 +87,7 @@ cdef class Limiter(Charges):
             elif state.observe:
                 self.applied[i].over = entered == FULL
             elif entered == FULL or not state.open_on_failure:
+                self.deciding_key = self.held[wanted]
                 self.release(self.held, taken)
                 self.held_count = 0
                 self.deciding = self.applied[i].limit
@@ -124,10 +125,12 @@ cdef class Limiter(Charges):
             for j in range(applied.first, applied.first + applied.count):
                 if self.charges[j].over == CHARGE_BANNED and not self.charges[j].observe:
                     self.deciding = applied.limit
+                    self.deciding_key = self.charges[j].key
                     decision = BANNED
                 elif j == self.decided.refused_by and decision == LIMIT:
                     self.deciding = applied.limit
                     self.deciding_rate = self.rate_of[j]
+                    self.deciding_key = self.charges[j].key
         self.slots[self.limits[self.deciding].limited_slot] += 1
         if decision == LIMIT and self.limits[self.deciding].ban_id:
             for i in range(self.applied_count):

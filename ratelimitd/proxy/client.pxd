@@ -35,6 +35,7 @@ cdef class ClientConnection(Exchange):
     cdef Route _route(self, Policy policy, object text)
     cdef bint _decide(self, Head head, object text)
     cdef bint _refuse_limited(self, Head head, Decision decision)
+    cdef int _note_refusal(self, Head head, object text) except -1
     cdef void _identify(self, Head head)
     cdef void _forward(self, Head head)
     cdef void _take_body(self, bytes data)

@@ -16,7 +16,7 @@ from ratelimitd.http.request cimport (
 )
 from ratelimitd.http.second_reader cimport Witness
 from ratelimitd.limits.inflight cimport FULL
-from ratelimitd.limits.decision cimport ADMIT, AGAIN, AMBIGUOUS, BANNED, DENY, LIMIT, Decision
+from ratelimitd.limits.decision cimport ADMIT, AGAIN, AMBIGUOUS, BANNED, DENY, LIMIT, Decision, Limiter
 from ratelimitd.proxy.clock cimport boottime_us
 from ratelimitd.proxy.exchange cimport (
     ANSWERING, ASKED, BODY, CLOSED, DISCARDING, HEAD, IDLE, LINGERING, MOST_PIPELINED, Exchange,
@@ -25,6 +25,7 @@ from ratelimitd.proxy.live cimport CLIENT_GONE, DENIED, LIMITED, MALFORMED, SHED
 
 from ratelimitd.errors import ClientFault
 from ratelimitd.http import head as _head
+from ratelimitd.limits import values
 
 # Sent twice, they do what they do once (RFC 9110, 9.2.2); TRACE is of no use here.
 cdef frozenset IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
@@ -280,7 +281,20 @@ cdef class ClientConnection(Exchange):
                 self.held[i] = policy.limiter.held[i]
             self.held_count = policy.limiter.held_count
             return True
+        if decision == LIMIT or decision == BANNED:
+            self._note_refusal(head, text)
         return self._refuse_limited(head, decision)
+
+    cdef int _note_refusal(self, Head head, object text) except -1:
+        """For the operators: which key it was. Its text is made once, and only when it gets a place."""
+        cdef Limiter limiter = self.policy.limiter
+        if self.live.refusals.note(limiter.deciding_key):
+            self.live.refusals.keep(
+                limiter.deciding_key,
+                limiter.names[limiter.deciding],
+                values.tail(limiter.compiled[limiter.deciding], head, self.client.key_bytes, text),
+            )
+        return 0
 
     cdef bint _refuse_limited(self, Head head, Decision decision):
         cdef Policy policy = self.policy

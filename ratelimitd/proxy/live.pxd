@@ -8,6 +8,7 @@ from ratelimitd.http.second_reader cimport SecondReader
 from ratelimitd.limits.charges cimport Client
 from ratelimitd.limits.decision cimport Limiter
 from ratelimitd.limits.inflight cimport InFlight
+from ratelimitd.limits.refusals cimport Refusals
 from ratelimitd.overload.gate cimport Gate
 from ratelimitd.proxy.deadlines cimport Wheel
 from ratelimitd.proxy.upstream cimport Upstream
@@ -64,6 +65,7 @@ cdef class Live:
         readonly bint draining
         SecondReader second_reader
         InFlight inflight
+        readonly Refusals refusals
         int64_t* slots
         bytes date_line
         int bytes_in_slot

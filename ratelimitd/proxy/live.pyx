@@ -13,6 +13,7 @@ from ratelimitd.http.head cimport Head
 from ratelimitd.http.second_reader cimport SecondReader
 from ratelimitd.limits.decision cimport Limiter
 from ratelimitd.limits.inflight cimport InFlight
+from ratelimitd.limits.refusals cimport Refusals
 from ratelimitd.overload.gate cimport Gate
 from ratelimitd.proxy.deadlines cimport Wheel
 from ratelimitd.proxy.upstream cimport Upstream
@@ -65,6 +66,7 @@ cdef class Live:
         self.inflight = inflight
         self.gate = gate
         self.connections = set()
+        self.refusals = Refusals()
         self.second_reader = SecondReader()
         self.slots = &slots[0]
         self.bytes_in_slot = measures.bytes_in

@@ -62,6 +62,12 @@ class Drained(msgspec.Struct, frozen=True, tag=True):
     """Nothing is under way any more; the worker ends."""
 
 
+class Refusals(msgspec.Struct, frozen=True, tag=True):
+    """Whom this worker refused since it last said so: limit, material of the key without id, how often."""
+
+    keys: tuple[tuple[str, bytes, int], ...]
+
+
 Order = Start | Compile | Swap | Drain | Stop
-Report = Ready | Compiled | Swapped | Failed | Drained
+Report = Ready | Compiled | Swapped | Failed | Drained | Refusals
 Message = Order | Report

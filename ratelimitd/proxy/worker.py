@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ratelimitd.segment.pages import Page
 
 TICK_MS: Final = 50
+REFUSALS_MS: Final = 1_000
 # As large as the kernel allows: a surge waits in the queue of a socket, not in retransmitted SYNs.
 BACKLOG: Final = 65_535
 _IGNORED: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
@@ -62,6 +63,7 @@ class Worker:
         self._lag = Lag()
         self._ticks: Ticks | None = None
         self._follower: Follower
+        self._tell_at_us = 0
         self._page: Page
         self._live: Live
         self._compiler: Compiler
@@ -133,9 +135,19 @@ class Worker:
         self._page.beat(now_us, self._lag.note(late_us))
         self._follower.tick(now_us)
         self._live.wheel.advance(self._live.wheel.now + count)
+        self._tell_refusals(now_us)
         if self._drain_by_us and self._is_drained():
             self._channel.send(orders.Drained())
             self._end()
+
+    def _tell_refusals(self, now_us: int) -> None:
+        """Once a second the supervisor hears whom this worker refuses: it knows keys by their hash alone."""
+        if now_us < self._tell_at_us:
+            return
+        self._tell_at_us = now_us + REFUSALS_MS * 1_000
+        refused = self._live.refusals.take()
+        if refused:
+            self._channel.send(orders.Refusals(tuple(refused)))
 
     async def _compile(self, order: orders.Compile) -> None:
         """Beside the loop: a list of a million networks takes seconds, and requests go on meanwhile."""

@@ -143,7 +143,10 @@ def test_no_flags_are_the_empty_flags() -> None:
     assert cli._flags(given) == Flags()
 
 
-@pytest.mark.parametrize("verb", ["run", "check", "demo", "schema", "version"])
+@pytest.mark.parametrize(
+    "verb",
+    ["run", "check", "status", "reload", "drain", "keys", "explain", "demo", "schema", "version"],
+)
 def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main([verb, "--help"])
