@@ -215,7 +215,7 @@ LOG = Section(
     (
         Setting("access", kinds.choice("json", "combined", "none"), "One line for each request."),
         Setting("destination", files.destination(), "stdout, journald or a file's path."),
-        Setting("sample", kinds.fraction(), "Share of the forwarded requests that is logged."),
+        Setting("sample", kinds.fraction(), "Share of forwarded requests that is logged; all others are."),
     ),
 )
 

@@ -37,6 +37,7 @@ class Facts:
     table_entries: int
     table_evictions: int
     limit_keys: tuple[tuple[str, int], ...]
+    log_lines_dropped: int
     reload_successful: bool
     reload_success_at_s: float
     reloads: tuple[tuple[str, int], ...]  # (result, how many)
@@ -144,6 +145,11 @@ def _own(facts: Facts) -> Iterator[Family]:
     exceptions.add_metric(["evicted"], facts.table_evictions)
     yield exceptions
     yield _by_label("ratelimitd_limit_keys", "Keys that a limit counts now.", "limit", facts.limit_keys)
+    yield CounterMetricFamily(
+        "ratelimitd_log_lines_dropped_total",
+        "Lines of the access log that were not written: its reader was too slow, or writing failed.",
+        facts.log_lines_dropped,
+    )
     yield from _reloads(facts)
 
 

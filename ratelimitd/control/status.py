@@ -13,6 +13,7 @@ from ratelimitd.control.metrics import DaemonCollector, Exposition, Facts
 from ratelimitd.segment import layout
 
 if TYPE_CHECKING:
+    from ratelimitd.control.access_log import AccessLogWriter
     from ratelimitd.control.admin_request import Request
     from ratelimitd.control.census import Census
     from ratelimitd.control.pressure import Sampler
@@ -45,12 +46,19 @@ class Views:
     """The pages of the admin server."""
 
     def __init__(
-        self, status: Status, segment: Segment, workers: Workers, census: Census, sampler: Sampler
+        self,
+        status: Status,
+        segment: Segment,
+        workers: Workers,
+        census: Census,
+        access_log: AccessLogWriter,
+        sampler: Sampler,
     ) -> None:
         self._status = status
         self._segment = segment
         self._workers = workers
         self._census = census
+        self._access_log = access_log
         self._sampler = sampler
         self._exposition = Exposition(DaemonCollector(segment.registry, self.all_pages, self._facts))
 
@@ -93,6 +101,7 @@ class Views:
             table_entries=self._census.entries,
             table_evictions=self._segment.word(layout.EVICT) + self._segment.word(layout.EVICT_HARD),
             limit_keys=tuple(self.limit_keys().items()),
+            log_lines_dropped=self._access_log.dropped,
             reload_successful=not self._status.reload_refusal,
             reload_success_at_s=self._status.reload_success_at_s,
             reloads=tuple(self._status.reloads.items()),

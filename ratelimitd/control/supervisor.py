@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import os
 import resource
@@ -22,6 +21,7 @@ import msgspec
 from ratelimitd import __version__
 from ratelimitd.config.flags import Flags
 from ratelimitd.control import catalogue, log
+from ratelimitd.control.access_log import AccessLogWriter
 from ratelimitd.control.admin import AdminServer
 from ratelimitd.control.api import Api, Parts
 from ratelimitd.control.census import Census
@@ -33,7 +33,8 @@ from ratelimitd.control.keytexts import Texts
 from ratelimitd.control.listening import Listening
 from ratelimitd.control.notify import Notifier
 from ratelimitd.control.pressure import Sampler
-from ratelimitd.control.reload import Reloader, read
+from ratelimitd.control.reader import Reader
+from ratelimitd.control.reload import Reloader
 from ratelimitd.control.resolve import check_upstreams
 from ratelimitd.control.status import State, Status, Views
 from ratelimitd.control.workers import Workers
@@ -115,11 +116,12 @@ class Supervisor:
                 self._command, segment, count, listening.for_worker, self._journal.note, texts.take
             )
             census = Census(segment, table)
-            reloader = self._reloader(workers, segment)
+            access_log = self._open_access_log(segment)
+            reloader = self._reloader(workers, segment, access_log)
             sampler = Sampler(
                 segment, workers.own_pages, lambda: reloader.config.shedding, self._journal.note
             )
-            views = Views(self._status, segment, workers, census, sampler)
+            views = Views(self._status, segment, workers, census, access_log, sampler)
             keyring = Keyring(segment, table, texts, lambda: reloader.config)
             parts = Parts(
                 *(self._status, segment, workers, census, views, keyring, self._journal, reloader),
@@ -138,6 +140,7 @@ class Supervisor:
                 workers.kill()
                 await workers.ended()
                 await admin.close()
+                await asyncio.to_thread(access_log.close)
         logger.info("stopped")
         self._journal.note("stop", "stopped")
 
@@ -185,12 +188,20 @@ class Supervisor:
         await self._stop.wait()
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _reloader(self, workers: Workers, segment: Segment) -> Reloader:
-        reader = functools.partial(read, self._config_path, self._flags or Flags())
+    def _reloader(self, workers: Workers, segment: Segment, access_log: AccessLogWriter) -> Reloader:
+        reader = Reader(self._config_path, self._flags or Flags())
         return Reloader(
-            self._config, reader, workers, segment.registry, self._status, self._notifier, self._journal
+            *(self._config, reader, workers, segment.registry, access_log),
+            *(self._status, self._notifier, self._journal),
         )
+
+    def _open_access_log(self, segment: Segment) -> AccessLogWriter:
+        rings = [segment.ring(index) for index in range(layout.FIRST_WORKER_PAGE, segment.pages)]
+        access_log = AccessLogWriter(rings, self._config.log)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, access_log.reopen)
+        return access_log
 
     async def _drain(self, workers: Workers, listening: Listening) -> None:
         self._status.state = State.DRAINING
@@ -227,7 +238,7 @@ class Supervisor:
             loop.add_signal_handler(number, self._stop_asked, number)
         for number, what in (
             (signal.SIGHUP, "reload during the start"),
-            (signal.SIGUSR1, "reopening logs"),
+            (signal.SIGUSR1, "reopening logs during the start"),
             (signal.SIGUSR2, "upgrade in place"),
         ):
             loop.add_signal_handler(number, _not_supported, number, what)

@@ -17,6 +17,7 @@ cdef class Forwarding:
         tuple own_names  # lower case: fields that a `_` must not counterfeit
         uint64_t seed_high
         uint64_t seed_low
+        bytes id  # of the request that `lines` was asked about last: ours or the one kept; None: none
 
     cdef bytes lines(self, Head head, bytes peer_lines, bytes peer, bytes scheme, bint trusted)
     cdef bytes _fresh(self, Head head, bytes peer_lines)

@@ -53,6 +53,7 @@ cdef class Forwarding:
         """Marks in `head` what must go and returns the lines to add. `peer_lines` are what `peer_lines` made
         of the peer and scheme once per connection."""
         cdef int i
+        self.id = None
         if head.underscores:
             self._drop_counterfeits(head)
         if trusted or self.sends_forwarded:
@@ -139,6 +140,7 @@ cdef class Forwarding:
         while at >= 0:
             if trusted and not kept and not head.fields[at].drop:
                 kept = True
+                self.id = head.value(at)
             else:
                 head.fields[at].drop = 1
             at = head.find_next(self.request_id, at)
@@ -163,4 +165,5 @@ cdef class Forwarding:
         halves[1] = mix(self.seed_low)
         for i in range(ID_DIGITS // 2):
             memcpy(digits + 2 * i, HEX + 2 * random[i], 2)
-        return PyBytes_FromStringAndSize(digits, ID_DIGITS)
+        self.id = PyBytes_FromStringAndSize(digits, ID_DIGITS)
+        return self.id

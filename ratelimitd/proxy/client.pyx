@@ -145,7 +145,10 @@ cdef class ClientConnection(Exchange):
             return True
         if end <= 0 or end - self.at > policy.head_bound:
             return self._refuse_large(policy)
+        self.bytes_in = end - self.at
         status = head.parse_request(self.buffer, self.at, end, policy.target_bound)
+        if policy.log is not None:
+            self.keep_head(head)
         if status:
             self._refuse(status, head.fault.decode())
             return True
@@ -162,6 +165,7 @@ cdef class ClientConnection(Exchange):
         self.is_head = head.is_head
         self.expects_continue = head.expects_continue
         self.body_left = max(head.content_length, 0)
+        self.bytes_in += self.body_left
         self.idempotent = method in IDEMPOTENT
         if self._is_served(head, method) and self._admit(head, method):
             self._forward(head)
@@ -236,6 +240,8 @@ cdef class ClientConnection(Exchange):
             self._refuse(fault.status, fault.detail)
             return False
         self._identify(head)
+        if policy.log is not None:
+            self.address = self.client.address
         if self.client.denied:
             self.reply(403, "this client is denied here", DENIED, None, NOTHING, False, accepts_text(head))
             return False
@@ -275,6 +281,7 @@ cdef class ClientConnection(Exchange):
         cdef int i
         if decision == AGAIN:
             decision = policy.limiter.decide_again(boottime_us())
+        self.decided_us = policy.limiter.decided.at_us
         if decision == ADMIT:
             self.rate_lines = policy.limiter.admitted_lines() if policy.rate_limit_fields else NOTHING
             for i in range(policy.limiter.held_count):
@@ -349,6 +356,8 @@ cdef class ClientConnection(Exchange):
         cdef bytes lines = policy.forwarding.lines(
             head, self.peer_lines, self.peer_text, self.listener.scheme, self.trusted
         )
+        if policy.log is not None:
+            self.request_id = policy.forwarding.id
         if self.route.upstream.replaces_host and head.host >= 0:
             head.fields[head.host].drop = 1
         self.request = head.render(origin_line(head), lines, body_end)
@@ -394,6 +403,8 @@ cdef class ClientConnection(Exchange):
         if not self._witnessed(part):
             self.body_left -= n
             self.drop_upstream()
+            self.status = self.status or 400
+            self.end_request(MALFORMED)
             self.cut()
             return
         self.body_left -= n

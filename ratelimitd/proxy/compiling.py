@@ -16,6 +16,7 @@ from ratelimitd.limits.decision import Limiter
 from ratelimitd.limits.policy import compile_limits, is_empty
 from ratelimitd.overload.priorities import PRIORITIES
 from ratelimitd.proxy import measures
+from ratelimitd.proxy.access_log import AccessLog
 from ratelimitd.proxy.dial import Dialer
 from ratelimitd.proxy.identity import Identify
 from ratelimitd.proxy.live import Policy, Route
@@ -32,21 +33,22 @@ if TYPE_CHECKING:
 
 
 class Compiler:
-    """Compiles for one worker: its page of counters, its wheel, its loop."""
+    """Compiles for one worker: its page of counters, its ring of log lines, its wheel, its loop."""
 
     def __init__(
         self,
         segment: Segment,
         table: Table,
         inflight: InFlight,
-        slots: memoryview,
+        page: int,
         wheel: Wheel,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._segment = segment
         self._table = table
         self._inflight = inflight
-        self._slots = slots
+        self._slots = segment.page(page).slots
+        self._ring = segment.ring(page)
         self._wheel = wheel
         self._loop = loop
 
@@ -71,7 +73,14 @@ class Compiler:
             Forwarding(config.headers, config.clients.header, key_names, os.urandom(16)),
             Replies(config.replies),
             Identify(config.clients, self._segment.secret),
+            self._access_log(config.log),
         )
+
+    def _access_log(self, log: model.Log) -> AccessLog | None:
+        if log.access == "none":
+            return None
+        seed = int.from_bytes(os.urandom(8), "little")
+        return AccessLog(self._ring, log, self._segment.wall_offset_us, seed)
 
     def _routes(self, config: model.Config) -> tuple[Route, ...]:
         upstreams = {upstream.name: self._upstream(config, upstream) for upstream in config.upstreams}

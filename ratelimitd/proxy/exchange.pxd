@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from ratelimitd.http.head cimport Head
+from ratelimitd.proxy.access_log cimport AccessLine, Kept
 from ratelimitd.proxy.live cimport Listener, Live, Outcome, Policy, Route
 from ratelimitd.proxy.upstream cimport Downstream
 
@@ -28,6 +29,7 @@ cdef class Exchange(Downstream):
         Live live
         object transport
         object write
+        str peer
         State state
         bytes buffer  # what came and was not used up; in use from `at` on
         Py_ssize_t at
@@ -52,6 +54,17 @@ cdef class Exchange(Downstream):
         uint64_t started_us
         uint64_t asked_us
         uint64_t answered_us
+        # of the same, for its line in the access log; set only where that is written, but for the numbers
+        int status  # that the client got, or would have got
+        int64_t bytes_in  # of the head, and what its body will have
+        int64_t bytes_out
+        int64_t heads_out  # of bytes_out: heads of answers
+        uint64_t decided_us  # 0: no limit was asked
+        str limit  # that refused it
+        str address  # of the client; None: the request was refused before that was asked
+        bytes request_id
+        bytes kept_head  # what `kept` points into; None: there was no request line
+        Kept kept
 
     cdef void serve(self)
     cdef void begin_request(self, Policy policy)
@@ -59,6 +72,10 @@ cdef class Exchange(Downstream):
         self, int status, str detail, Outcome outcome, str limit, bytes added, bint unreadable, bint as_text
     )
     cdef void end_request(self, Outcome outcome)
+    cdef void keep_head(self, Head head)
+    cdef void _log(self, Outcome outcome, uint64_t now_us)
+    cdef void _describe(self, AccessLine* line)
+    cdef void _count_out(self, Py_ssize_t n) noexcept
     cdef void await_next(self)
     cdef void pause_reading(self, bint pause)
     cdef void drop_upstream(self)

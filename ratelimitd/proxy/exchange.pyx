@@ -10,22 +10,38 @@ import os
 import socket
 import struct
 
-from cpython.bytes cimport PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint64_t
 
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.request cimport tells_rate_limit
-from ratelimitd.proxy.clock cimport boottime_us
-from ratelimitd.proxy.live cimport FORWARDED, SHED, TIMEOUT, UPSTREAM_ERROR, Listener, Live, Outcome, Policy
+from ratelimitd.proxy.access_log cimport (
+    LINE_OUTCOME, AccessLine, AccessLog, Kept, tell_bytes, tell_own, tell_sent,
+)
+from ratelimitd.proxy.clock cimport boottime_us, wall_us
+from ratelimitd.proxy.live cimport (
+    CLIENT_GONE, FORWARDED, SHED, TIMEOUT, UPSTREAM_ERROR, Listener, Live, Outcome, Policy,
+)
 from ratelimitd.proxy.upstream cimport Downstream
+
+from ratelimitd.segment import series as _series
 
 cdef enum:
     MOST_DISCARDED = 65536
     SPAN_BYTES = 16384  # what a body must move in each span of `timeouts.body`
     DISCARD_MS = 1000
     LINGER_MS = 2000
+    MOST_KEPT_WHOLE = 16384  # a buffer with more holds a body too, and is not kept for its head's sake
 
 cdef bytes NOTHING = b""
+cdef tuple OUTCOMES = tuple([outcome.encode().ljust(LINE_OUTCOME) for outcome in _series.OUTCOMES])
+cdef const char* OUTCOME_NAMES[8]
+cdef int[8] OUTCOME_SIZES
+cdef Kept NOTHING_KEPT  # all zero
+cdef int outcome_index
+for outcome_index in range(8):
+    OUTCOME_NAMES[outcome_index] = PyBytes_AS_STRING(OUTCOMES[outcome_index])
+    OUTCOME_SIZES[outcome_index] = len(_series.OUTCOMES[outcome_index])
 cdef bytes NO_LINGER = struct.pack("ii", 1, 0)
 
 
@@ -39,7 +55,8 @@ cdef class Exchange(Downstream):
 
     cdef void answer_interim(self, bytes head):
         if self.minor == 1:
-            self.live.slots[self.live.bytes_out_slot] += PyBytes_GET_SIZE(head)
+            self._count_out(PyBytes_GET_SIZE(head))
+            self.heads_out += PyBytes_GET_SIZE(head)
             self.write(head)
 
     cdef void answer_begins(self, Head head, bytes data, Py_ssize_t body_end, bint until_close, bint whole):
@@ -47,6 +64,7 @@ cdef class Exchange(Downstream):
         cdef bytes answer
         self.request = None
         self.state = ANSWERING
+        self.status = head.status
         self.answered_us = self.connection.answered_us
         self.until_close = until_close
         self.closes = until_close or not self.keep_alive or self.body_left > 0 or self.live.draining
@@ -57,7 +75,8 @@ cdef class Exchange(Downstream):
         elif self.minor == 0:
             added += b"Connection: keep-alive\r\n"
         answer = head.render(None, added, body_end)
-        self.live.slots[self.live.bytes_out_slot] += PyBytes_GET_SIZE(answer)
+        self._count_out(PyBytes_GET_SIZE(answer))
+        self.heads_out += PyBytes_GET_SIZE(answer) - (body_end - head.end)
         self.write(answer)
         if whole:
             self._answered()
@@ -70,7 +89,7 @@ cdef class Exchange(Downstream):
         self.answered_us = self.connection.answered_us
         self.moved += n
         if n:
-            self.live.slots[self.live.bytes_out_slot] += n
+            self._count_out(n)
             self.write(data)
         if whole:
             self._answered()
@@ -123,7 +142,11 @@ cdef class Exchange(Downstream):
             added += b"Connection: keep-alive\r\n"
         reply = self.policy.replies.get(status, detail, limit=limit, shed=outcome == SHED, as_text=as_text)
         answer = reply.render(self.live.date_line + added, close=close, head_only=self.is_head)
-        self.live.slots[self.live.bytes_out_slot] += PyBytes_GET_SIZE(answer)
+        self._count_out(PyBytes_GET_SIZE(answer))
+        self.status = status
+        if self.policy.log is not None:
+            self.limit = limit
+            self.heads_out += answer.find(b"\r\n\r\n") + 4
         self.write(answer)
         self.end_request(outcome)
         self._settle(close, unreadable)
@@ -136,6 +159,11 @@ cdef class Exchange(Downstream):
         self.keep_alive = True
         self.minor = 1
         self.route = None
+        self.server = None
+        self.status = 0
+        self.bytes_in = PyBytes_GET_SIZE(self.buffer) - self.at
+        self.bytes_out = self.heads_out = 0
+        self.decided_us = 0
         self.live.slots[self.listener.idle_slot] -= 1
         self.live.slots[self.listener.active_slot] += 1
 
@@ -144,7 +172,7 @@ cdef class Exchange(Downstream):
         cdef Live live = self.live
         cdef int64_t duration_us
         cdef int i
-        cdef uint64_t now_us
+        cdef uint64_t now_us = 0
         for i in range(self.held_count):
             live.inflight.leave(self.held[i])
         self.held_count = 0
@@ -157,6 +185,76 @@ cdef class Exchange(Downstream):
             live.observe(self.route.upstream.duration_slot, live.request_bounds, live.request_bound_count, duration_us)
             duration_us -= self.answered_us - self.asked_us
             live.observe(live.overhead_slot, live.overhead_bounds, live.overhead_bound_count, duration_us)
+        if self.policy.log is not None:
+            self._log(outcome, now_us or boottime_us())
+
+    cdef void _count_out(self, Py_ssize_t n) noexcept:
+        self.live.slots[self.live.bytes_out_slot] += n
+        self.bytes_out += n
+
+    # --- its line in the access log ---------------------------------------------------------------------
+
+    cdef void keep_head(self, Head head):
+        """Keeps what the line will need of the head: the bytes as they came, while those are few."""
+        cdef Py_ssize_t shift = 0
+        cdef int at
+        if PyBytes_GET_SIZE(self.buffer) <= MOST_KEPT_WHOLE:
+            self.kept_head = self.buffer
+        else:
+            self.kept_head = self.buffer[head.start : head.end]
+            shift = head.start
+        self.kept.method = head.start - shift
+        self.kept.method_end = head.method_end - shift
+        self.kept.target = head.target_start - shift
+        self.kept.target_end = head.target_end - shift
+        self.kept.referer = self.kept.referer_end = self.kept.agent = self.kept.agent_end = 0
+        if self.policy.log.combined:
+            at = head.find(b"referer")
+            if at >= 0:
+                self.kept.referer = head.fields[at].value_start - shift
+                self.kept.referer_end = head.fields[at].value_end - shift
+            at = head.find(b"user-agent")
+            if at >= 0:
+                self.kept.agent = head.fields[at].value_start - shift
+                self.kept.agent_end = head.fields[at].value_end - shift
+
+    cdef void _log(self, Outcome outcome, uint64_t now_us):
+        """Writes the line of the request that ends now, and lets go of what was kept for it."""
+        cdef AccessLog log = self.policy.log
+        cdef AccessLine line
+        if outcome != FORWARDED or not log.skips():
+            line.duration_us = now_us - self.started_us
+            line.began_us = wall_us() - line.duration_us
+            line.decided_us = (self.decided_us or now_us) + log.wall_offset_us
+            line.status = 499 if outcome == CLIENT_GONE else self.status
+            line.outcome = OUTCOME_NAMES[<int>outcome]
+            line.outcome_n = OUTCOME_SIZES[<int>outcome]
+            self._describe(&line)
+            log.add(&line)
+        self.kept_head = self.request_id = None
+        self.address = self.limit = None
+
+    cdef void _describe(self, AccessLine* line):
+        cdef const char* head
+        cdef str address = self.address
+        if address is None:
+            address = self.address = self.policy.identify.client(self.peer).address
+        tell_own(&line.client, address)
+        tell_own(&line.limit, self.limit)
+        tell_own(&line.upstream, None if self.route is None else self.route.upstream.name)
+        tell_own(&line.server, None if self.server is None else self.server.url)
+        tell_bytes(&line.request_id, self.request_id)
+        line.minor = self.minor
+        line.bytes_in = self.bytes_in - self.body_left
+        line.bytes_out = self.bytes_out
+        line.body_out = self.bytes_out - self.heads_out
+        head = PyBytes_AS_STRING(self.kept_head) if self.kept_head is not None else NULL
+        if head is NULL:
+            self.kept = NOTHING_KEPT
+        tell_sent(&line.method, head, self.kept.method, self.kept.method_end)
+        tell_sent(&line.target, head, self.kept.target, self.kept.target_end)
+        tell_sent(&line.referer, head, self.kept.referer, self.kept.referer_end)
+        tell_sent(&line.agent, head, self.kept.agent, self.kept.agent_end)
 
     cdef void _settle(self, bint close, bint unreadable):
         """The request is answered: what becomes of the connection, and of what was not read of a body."""

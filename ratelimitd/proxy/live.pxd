@@ -10,6 +10,7 @@ from ratelimitd.limits.decision cimport Limiter
 from ratelimitd.limits.inflight cimport InFlight
 from ratelimitd.limits.refusals cimport Refusals
 from ratelimitd.overload.gate cimport Gate
+from ratelimitd.proxy.access_log cimport AccessLog
 from ratelimitd.proxy.deadlines cimport Wheel
 from ratelimitd.proxy.upstream cimport Upstream
 
@@ -40,6 +41,7 @@ cdef class Policy:
         Forwarding forwarding
         readonly object replies
         readonly object identify
+        readonly AccessLog log  # None: no access log
         bint needs_text
         bint rate_limit_fields
         Py_ssize_t head_bound

@@ -7,6 +7,7 @@ from ratelimitd.limits.decision import Limiter
 from ratelimitd.limits.inflight import InFlight
 from ratelimitd.limits.refusals import Refusals
 from ratelimitd.overload.gate import Gate
+from ratelimitd.proxy.access_log import AccessLog
 from ratelimitd.proxy.deadlines import Wheel
 from ratelimitd.proxy.identity import Identify
 from ratelimitd.proxy.measures import Measures
@@ -30,6 +31,7 @@ class Policy:
         forwarding: Forwarding,
         replies: Replies,
         identify: Identify,
+        log: AccessLog | None,
     ) -> None: ...
     @property
     def limiter(self) -> Limiter: ...
@@ -39,6 +41,8 @@ class Policy:
     def replies(self) -> Replies: ...
     @property
     def identify(self) -> Identify: ...
+    @property
+    def log(self) -> AccessLog | None: ...
 
 class Live:
     def __init__(

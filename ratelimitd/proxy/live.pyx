@@ -15,6 +15,7 @@ from ratelimitd.limits.decision cimport Limiter
 from ratelimitd.limits.inflight cimport InFlight
 from ratelimitd.limits.refusals cimport Refusals
 from ratelimitd.overload.gate cimport Gate
+from ratelimitd.proxy.access_log cimport AccessLog
 from ratelimitd.proxy.deadlines cimport Wheel
 from ratelimitd.proxy.upstream cimport Upstream
 
@@ -32,14 +33,15 @@ cdef class Route:
 
 cdef class Policy:
     """One configuration as the data plane uses it. `identify(peer, values of the believed field)` returns the
-    Client, and `routes` are tried in order."""
+    Client, `routes` are tried in order, and `log` is None without an access log."""
 
-    def __init__(self, config, Limiter limiter, tuple routes, Forwarding forwarding, replies, identify):
+    def __init__(self, config, Limiter limiter, tuple routes, Forwarding forwarding, replies, identify, AccessLog log):
         self.limiter = limiter
         self.routes = routes
         self.forwarding = forwarding
         self.replies = replies
         self.identify = identify
+        self.log = log
         if len(routes) == 1 and routes[0].matcher is None:
             self.only_route = routes[0]
         self.needs_text = limiter.needs_text or self.only_route is None

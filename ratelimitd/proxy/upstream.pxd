@@ -13,6 +13,7 @@ cdef class Downstream(Timed):
     cdef:
         Connection connection  # the upstream connection that works for it
         Attempt attempt  # or the one that is being opened
+        Server server  # the one that was asked last
         bytes request  # what is to be sent, kept until the answer begins
         bint request_whole  # `request` is all of it: it can be sent once more
         bint idempotent

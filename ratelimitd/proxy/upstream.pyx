@@ -144,6 +144,8 @@ cdef class Upstream:
         the next one, since nothing of the request was sent yet."""
         cdef Connection connection
         while True:
+            if attempt.asker is not None:
+                attempt.asker.server = server
             try:
                 _, connection = await self.dial(server.address, lambda: Connection(self, server))
                 if connection.state == OVER:
@@ -206,6 +208,7 @@ cdef class Connection(Timed):
         cdef bytes request = asker.request
         self.asker = asker
         asker.connection = self
+        asker.server = self.server
         self.state = HEAD
         self.interims = 0
         self.keep = False

@@ -109,7 +109,7 @@ class Worker:
         self._follower = Follower(ShedWords(segment.memory), gate)
         counters = measures.measures(segment.registry)
         self._live = Live(wheel, inflight, self._page.slots, counters, gate)
-        self._compiler = Compiler(segment, table, inflight, self._page.slots, wheel, self._loop)
+        self._compiler = Compiler(segment, table, inflight, order.page, wheel, self._loop)
         self._live.swap(self._compiler.compile(self._config, order.generation + 1))
         self._tick(0, 1)
         self._ticks = Ticks(self._loop, self._tick, TICK_MS)

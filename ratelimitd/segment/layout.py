@@ -1,9 +1,9 @@
 """Where everything lies in the shared segment: numbers, and the arithmetic that makes them.
 
 Order in memory: header, table (stripes, then buckets), registry of limits, registry of series, what is in
-flight, pages. Each part starts on a 4 KiB boundary. Whoever changes a number here raises LAYOUT_VERSION: a
-segment of another layout is never read. The parts are sparse until they are written, so generous sizes cost
-nothing.
+flight, pages, rings of log lines (one for each page). Each part starts on a 4 KiB boundary. Whoever changes a
+number here raises LAYOUT_VERSION: a segment of another layout is never read. The parts are sparse until they
+are written, so generous sizes cost nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 from ratelimitd.limits.table_values import shape as table_shape
 
 MAGIC: Final = b"ratelimd"
-LAYOUT_VERSION: Final = 3
+LAYOUT_VERSION: Final = 4
 
 # Header: offsets in bytes; all words are 64 bits.
 HEADER_SIZE: Final = 4096
@@ -59,6 +59,10 @@ PAGE_ARRIVALS: Final = 32  # 4 words: requests of each priority, shed ones inclu
 PAGE_SLOTS: Final = 64
 SLOTS_PER_PAGE: Final = (PAGE_SIZE - PAGE_SLOTS) // 8
 
+# A ring outlives the process that writes into it: the next owner of the page goes on where it stopped.
+RING_SIZE: Final = 4 * 1024 * 1024  # a power of two: the least that bears a pause of 50 ms at full speed
+RING_STRIDE: Final = RING_SIZE + 4096
+
 BASE_PAGE: Final = 0  # counts of processes that are gone
 SUPERVISOR_PAGE: Final = 1
 FIRST_WORKER_PAGE: Final = 2
@@ -82,6 +86,7 @@ class Layout:
     series: int
     inflight: int
     pages: int
+    rings: int
     size: int
 
 
@@ -92,13 +97,15 @@ def layout(entries: int, pages: int) -> Layout:
     series = limits + LIMITS_SIZE
     inflight = series + SERIES_SIZE
     first_page = inflight + INFLIGHT_HEADER_SIZE + pages * INFLIGHT_TABLE_SIZE
+    first_ring = first_page + pages * PAGE_SIZE
     return Layout(
         TablePlace(HEADER_SIZE, table.stripes, table.buckets_per_stripe),
         limits,
         series,
         inflight,
         first_page,
-        first_page + pages * PAGE_SIZE,
+        first_ring,
+        first_ring + pages * RING_STRIDE,
     )
 
 

@@ -19,6 +19,7 @@ from ratelimitd.errors import SegmentError
 from ratelimitd.segment import layout
 from ratelimitd.segment.pages import Page
 from ratelimitd.segment.registry import Registry
+from ratelimitd.segment.ring import Ring
 
 _WORD: Final = struct.Struct("=Q")
 _SIGNED_WORD: Final = struct.Struct("=q")
@@ -94,6 +95,12 @@ class Segment:
 
     def page(self, index: int) -> Page:
         return Page(self.memory, self.page_offset(index))
+
+    def ring(self, index: int) -> Ring:
+        """The ring of log lines that the owner of page `index` writes into."""
+        if not 0 <= index < self.pages:
+            raise SegmentError(f"ring {index} is outside of the {self.pages} rings of the segment")
+        return Ring(self.memory, self._layout.rings + index * layout.RING_STRIDE, layout.RING_SIZE)
 
 
 def _write_header(memory: mmap.mmap, entries: int, pages: int, size: int) -> None:

@@ -24,6 +24,7 @@ FACTS = Facts(
     table_entries=0,
     table_evictions=0,
     limit_keys=(("per-client", 7),),
+    log_lines_dropped=0,
     reload_successful=True,
     reload_success_at_s=1.0,
     reloads=(("success", 0),),

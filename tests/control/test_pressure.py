@@ -28,6 +28,10 @@ ALL = (MILLION,) * 4
 BIND = config().listen[0].bind
 
 
+def keep_nothing(*_: object, **__: object) -> None:
+    """A journal that nobody reads."""
+
+
 class Machine:
     """A segment with two workers' pages, a /proc that the test writes, a sampler on a clock of its own."""
 
@@ -188,7 +192,7 @@ def test_a_report_long_after_the_last_look_says_so(machine: Machine) -> None:
         machine.segment,
         lambda: machine.pages,
         lambda: machine.shedding,
-        print,
+        keep_nothing,
         proc=machine.proc,
         cgroups=machine.proc,
     )
@@ -240,7 +244,7 @@ def test_a_real_process_is_seen_to_want_its_cpu() -> None:
 
 def sample_of(segment: Segment, page: Page) -> float:
     """How much the owner of `page` wanted in half a second."""
-    sampler = Sampler(segment, lambda: [page], Shedding, print)
+    sampler = Sampler(segment, lambda: [page], Shedding, keep_nothing)
     for _ in range(2):
         page.beat(boottime_us())
         sampler.look(boottime_us())

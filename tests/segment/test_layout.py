@@ -15,6 +15,7 @@ def test_parts_lie_behind_each_other_on_page_boundaries(entries: int, pages: int
         (plan.limits, layout.LIMITS_SIZE),
         (plan.series, layout.SERIES_SIZE),
         (plan.pages, pages * layout.PAGE_SIZE),
+        (plan.rings, pages * layout.RING_STRIDE),
     ]
     end = layout.HEADER_SIZE
     for offset, size in parts:
