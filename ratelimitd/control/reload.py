@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import sys
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -22,12 +21,10 @@ from ratelimitd.control.resolve import check_upstreams
 from ratelimitd.errors import RatelimitdError, StartError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from ratelimitd.config.flags import Flags
     from ratelimitd.control.access_log import AccessLogWriter
     from ratelimitd.control.journal import Journal
     from ratelimitd.control.notify import Notifier
+    from ratelimitd.control.reader import Reader
     from ratelimitd.control.status import Status
     from ratelimitd.control.workers import Workers
     from ratelimitd.segment.registry import Registry
@@ -36,16 +33,7 @@ logger = logging.getLogger(__name__)
 
 # What is bound to processes, sockets and memory that a reload keeps.
 NEEDS_RESTART: Final = ("workers", "listen", "store", "store_options", "admin", "journal")
-_READ_S: Final = 60
 _SHOWN: Final = 20  # differences that the log and the journal tell one by one
-
-
-@dataclasses.dataclass(frozen=True)
-class Reread:
-    """What a file says now: a Config in msgpack, and what is unwise in it."""
-
-    encoded: bytes
-    warnings: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +49,12 @@ _ENDED: Final = Outcome(refusal="the daemon is draining")
 
 
 class Reloader:
-    """Takes the daemon from the configuration in force to the one that `read_again` reads."""
+    """Takes the daemon from the configuration in force to the one that `reader` reads."""
 
     def __init__(
         self,
         config: Config,
-        read_again: Callable[[], Awaitable[Reread]],
+        reader: Reader,
         workers: Workers,
         registry: Registry,
         access_log: AccessLogWriter,
@@ -75,7 +63,7 @@ class Reloader:
         journal: Journal,
     ) -> None:
         self.config = config  # the one in force
-        self._read_again = read_again
+        self._reader = reader
         self._workers = workers
         self._registry = registry
         self._access_log = access_log
@@ -105,6 +93,7 @@ class Reloader:
         asking: list[asyncio.Future[Outcome]] = []
         try:
             while True:
+                await self._reader.prepare()
                 await self._wanted.wait()
                 self._wanted.clear()
                 asking, self._asking = self._asking, []
@@ -113,6 +102,7 @@ class Reloader:
                     if not future.done():
                         future.set_result(outcome)
         finally:
+            await self._reader.close()
             self._ended = True
             for future in (*asking, *self._asking):
                 if not future.done():
@@ -145,7 +135,7 @@ class Reloader:
 
     async def _reload(self) -> Outcome:
         """RatelimitdError says why it was refused, and nothing has changed then."""
-        reread = await self._read_again()
+        reread = await self._reader.read()
         config = msgspec.msgpack.decode(reread.encoded, type=Config)
         fixed = [name for name in NEEDS_RESTART if getattr(config, name) != getattr(self.config, name)]
         if fixed:
@@ -174,28 +164,3 @@ def _fixed(old: Config, new: Config) -> tuple[str, ...]:
     """The differences of what needs a restart."""
     kept = {name: getattr(old, name) for name in old.__struct_fields__ if name not in NEEDS_RESTART}
     return differences(old, msgspec.structs.replace(new, **kept))
-
-
-async def read(path: str | None, flags: Flags) -> Reread:
-    """What `path` and `flags` say, read by a program of its own."""
-    if path is None:
-        raise StartError("this daemon was started without a file; restart it to change its flags")
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "ratelimitd.control.reread", path),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(_READ_S):
-            encoded, said = await process.communicate(msgspec.msgpack.encode(flags))
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        raise StartError(f"{path} was not read within {_READ_S} s") from None
-    lines = said.decode(errors="replace").strip().splitlines()
-    if process.returncode != 0:
-        raise StartError(" | ".join(lines) or f"the program that reads it ended with {process.returncode}")
-    for line in lines:
-        logger.warning("%s", line)
-    return Reread(encoded, tuple(lines))

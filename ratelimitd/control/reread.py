@@ -1,4 +1,4 @@
-"""The short-lived program that reads a configuration for a reload, so that a big file stalls nothing.
+"""The program that reads a configuration for one reload.
 
 `python -m ratelimitd.control.reread FILE` takes the flags of the running daemon from standard input and
 writes the configuration that both make to standard output, each in msgpack. Warnings, or what is wrong, go to
@@ -18,7 +18,10 @@ from ratelimitd.errors import RatelimitdError
 
 def main(path: str) -> int:
     try:
-        flags = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Flags)
+        orders = sys.stdin.buffer.read()
+        if not orders:
+            return 0  # the supervisor ended without asking
+        flags = msgspec.msgpack.decode(orders, type=Flags)
         loaded = load.load_file(path)
         config = load.override(loaded.config, flags)
     except RatelimitdError as error:

@@ -135,15 +135,23 @@ class Daemon:
             return answer.status, answer.getheader("Content-Type", ""), answer.read().decode()
 
     def workers(self) -> list[int]:
-        """Pids of its children, from the kernel."""
+        """Pids of its workers, from the kernel."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [int(pid) for pid in children.split()]
+        return [pid for pid in map(int, children.split()) if b"--segment" in command_line(pid)]
 
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
         self._stderr.close()
+
+
+def command_line(pid: int) -> bytes:
+    """Empty when the process is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 @contextlib.contextmanager
