@@ -48,8 +48,9 @@ lint: build-dev ## ruff, mypy, the stubs of the compiled modules, the rules of t
 	$(BIN)/python -m mypy.stubtest $(STUBTEST) $(COMPILED)
 	$(PYTEST) -q tests/test_architecture.py
 
-bench-quick: prepare-bench build-dev ## CPU per request beside nginx, HAProxy and a relay, in under two minutes
+bench-quick: prepare-bench build-dev ## CPU per request beside nginx and HAProxy, cost of a decision; under two minutes
 	$(BIN)/python -m benchmarks.quick
+	$(BIN)/python -m benchmarks.decision
 
 install: build ## the command, the systemd unit and an example configuration (DESTDIR=, PREFIX=/usr/local)
 	@$(INSTALL) scripts/install-system install

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 SUMMARY: Final = Path(__file__).with_name("wrk_summary.lua")
+FIXED_RATE: Final = Path(__file__).with_name("wrk_rate.lua")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +32,22 @@ class Wrk:
 
 
 def wrk(
-    url: str, *, connections: int, seconds: float, headers: Sequence[str] = (), prefix: Sequence[str] = ()
+    url: str,
+    *,
+    connections: int,
+    seconds: float,
+    headers: Sequence[str] = (),
+    prefix: Sequence[str] = (),
+    rate: float = 0,
 ) -> Wrk:
-    """Runs wrk with one thread; `prefix` is a command to run it under, such as taskset."""
-    command = [*prefix, "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(SUMMARY)]
+    """Runs wrk with one thread; `prefix` is a command to run it under, such as taskset. With a `rate`, that
+    many requests are sent per second, whatever the answers do, while connections are free."""
+    script = FIXED_RATE if rate else SUMMARY
+    command = [*prefix, "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script)]
     command += [part for header in headers for part in ("-H", header)]
+    environ = os.environ | {"RATE": str(rate), "WRK_SUMMARY": str(SUMMARY)}
     output = subprocess.run(
-        [*command, url], capture_output=True, text=True, check=True, timeout=seconds + 20
+        [*command, url], capture_output=True, text=True, check=True, timeout=seconds + 20, env=environ
     ).stdout
     return Wrk(**json.loads(output.splitlines()[-1]))
 

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from ratelimitd.control.shed_report import ShedReport
+
 
 class Problem(msgspec.Struct, frozen=True):
     """Every answer that is not 200."""
@@ -61,6 +63,7 @@ class StatusAnswer(msgspec.Struct, frozen=True):
     requests: dict[str, int]
     connections: dict[str, int]
     shed_level: float
+    shedding: ShedReport
     journal: str
 
 

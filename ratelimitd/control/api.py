@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ratelimitd.control.census import Census
     from ratelimitd.control.journal import Journal
     from ratelimitd.control.keyring import Key, Keyring
+    from ratelimitd.control.pressure import Sampler
     from ratelimitd.control.reload import Reloader
     from ratelimitd.control.status import Status, Views
     from ratelimitd.control.workers import Workers
@@ -53,6 +54,7 @@ class Parts:
     journal: Journal
     reloader: Reloader
     drain: Callable[[], None]
+    sampler: Sampler
 
 
 class Api:
@@ -79,6 +81,7 @@ class Api:
     async def _status(self, request: Request) -> Response:
         request.allow()
         status, views = self._parts.status, self._parts.views
+        shedding = self._parts.sampler.report()
         return _ok(
             answers.StatusAnswer(
                 version=ratelimitd.__version__,
@@ -99,7 +102,8 @@ class Api:
                 table=self._table(),
                 requests=views.totals("ratelimitd_requests_total", 1),
                 connections=views.totals("ratelimitd_connections", 1),
-                shed_level=0.0,
+                shed_level=shedding.level,
+                shedding=shedding,
                 journal=self._parts.journal.place,
             )
         )

@@ -7,28 +7,44 @@ import os
 from pathlib import Path
 from typing import Final
 
-_CGROUPS: Final = Path("/sys/fs/cgroup")
+CGROUPS: Final = Path("/sys/fs/cgroup")
 
 
 def available_cpus() -> int:
     """At least 1."""
     bound = len(os.sched_getaffinity(0))
-    quota = cgroup_quota(_CGROUPS, _read(Path("/proc/self/cgroup")))
+    quota = own_quota()
     return bound if quota is None else max(1, min(bound, math.ceil(quota)))
+
+
+def own_quota(root: Path = CGROUPS) -> float | None:
+    """The quota of this process in CPUs; None where there is none."""
+    return cgroup_quota(root, own_cgroups())
+
+
+def own_cgroups() -> str:
+    """The cgroups of this process, as the kernel lists them."""
+    return _read(Path("/proc/self/cgroup"))
 
 
 def cgroup_quota(root: Path, membership: str) -> float | None:
     """The least quota, in CPUs, of the cgroups in `membership` (/proc/self/cgroup) and those above."""
-    quotas = []
+    quotas = [quota for group in cgroups(root, membership) for quota in (_quota_v2(group), _quota_v1(group))]
+    known = [quota for quota in quotas if quota is not None]
+    return min(known, default=None)
+
+
+def cgroups(root: Path, membership: str) -> list[Path]:
+    """The cgroups in `membership` that may bound CPU, v1 and v2, each with those above it."""
+    groups = []
     for line in membership.splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if number == "0":
-            quotas += [_quota_v2(group) for group in _upwards(root, path)]
+            groups += _upwards(root, path)
         elif "cpu" in controllers.split(","):
-            quotas += [_quota_v1(group) for group in _upwards(root / "cpu", path)]
-    known = [quota for quota in quotas if quota is not None]
-    return min(known, default=None)
+            groups += _upwards(root / "cpu", path)
+    return groups
 
 
 def _upwards(root: Path, path: str) -> list[Path]:

@@ -31,7 +31,9 @@ class Facts:
     version: str
     workers: int
     worker_restarts: int
-    lag_us: tuple[tuple[int, int], ...]  # (worker, how late its loop ran)
+    lag_us: tuple[tuple[int, int], ...]  # (worker, how late its loop runs)
+    shed_level: float
+    busy: float | None  # of the busiest worker; None: not known
     table_entries: int
     table_evictions: int
     limit_keys: tuple[tuple[str, int], ...]
@@ -117,11 +119,16 @@ def _own(facts: Facts) -> Iterator[Family]:
     )
     yield _by_label(
         "ratelimitd_loop_lag_seconds",
-        "How late the loop of a worker ran at its last heartbeat.",
+        "How late the loop of a worker runs: the median of its last ticks.",
         "worker",
         [(str(index), lag_us / 1e6) for index, lag_us in facts.lag_us],
     )
-    yield GaugeMetricFamily("ratelimitd_shed_level", "Share of requests shed: 0 is none.", 0)
+    yield GaugeMetricFamily("ratelimitd_shed_level", "Share of requests shed: 0 is none.", facts.shed_level)
+    yield GaugeMetricFamily(
+        "ratelimitd_cpu_pressure_ratio",
+        "Share of its time in which the busiest worker wanted a CPU: 1 is no headroom.",
+        facts.busy,
+    )
     yield GaugeMetricFamily(
         "ratelimitd_table_entries", "Entries of the table that are in use.", facts.table_entries
     )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ratelimitd.control.access_log import AccessLogWriter
     from ratelimitd.control.admin_request import Request
     from ratelimitd.control.census import Census
+    from ratelimitd.control.pressure import Sampler
     from ratelimitd.control.workers import Workers
     from ratelimitd.segment.memory import Segment
     from ratelimitd.segment.pages import Page as CounterPage
@@ -51,12 +52,14 @@ class Views:
         workers: Workers,
         census: Census,
         access_log: AccessLogWriter,
+        sampler: Sampler,
     ) -> None:
         self._status = status
         self._segment = segment
         self._workers = workers
         self._census = census
         self._access_log = access_log
+        self._sampler = sampler
         self._exposition = Exposition(DaemonCollector(segment.registry, self.all_pages, self._facts))
 
     def pages(self) -> dict[str, Page]:
@@ -87,11 +90,14 @@ class Views:
         return own + [page for _, page in self._workers.pages()]
 
     def _facts(self) -> Facts:
+        shed = self._sampler.report()
         return Facts(
             version=ratelimitd.__version__,
             workers=self._workers.serving(),
             worker_restarts=self._workers.restarts,
             lag_us=tuple(sorted((index, page.lag_us) for index, page in self._workers.pages())),
+            shed_level=shed.level,
+            busy=shed.busy,
             table_entries=self._census.entries,
             table_evictions=self._segment.word(layout.EVICT) + self._segment.word(layout.EVICT_HARD),
             limit_keys=tuple(self.limit_keys().items()),

@@ -32,6 +32,7 @@ from ratelimitd.control.keyring import Keyring
 from ratelimitd.control.keytexts import Texts
 from ratelimitd.control.listening import Listening
 from ratelimitd.control.notify import Notifier
+from ratelimitd.control.pressure import Sampler
 from ratelimitd.control.reader import Reader
 from ratelimitd.control.reload import Reloader
 from ratelimitd.control.resolve import check_upstreams
@@ -117,10 +118,14 @@ class Supervisor:
             census = Census(segment, table)
             access_log = self._open_access_log(segment)
             reloader = self._reloader(workers, segment, access_log)
-            views = Views(self._status, segment, workers, census, access_log)
+            sampler = Sampler(
+                segment, workers.own_pages, lambda: reloader.config.shedding, self._journal.note
+            )
+            views = Views(self._status, segment, workers, census, access_log, sampler)
             keyring = Keyring(segment, table, texts, lambda: reloader.config)
             parts = Parts(
-                self._status, segment, workers, census, views, keyring, self._journal, reloader, self._end
+                *(self._status, segment, workers, census, views, keyring, self._journal, reloader),
+                *(self._end, sampler),
             )
             admin = AdminServer(views.pages() | Api(parts).pages())
             try:
@@ -128,7 +133,7 @@ class Supervisor:
                 if await self._start(workers, count):
                     self._announce(listening, count, admin.addresses)
                     watchdog = asyncio.ensure_future(self._ping_watchdog())
-                    await self._serve(census, reloader)
+                    await self._serve(census, sampler, reloader)
                     await self._drain(workers, listening)
                     watchdog.cancel()
             finally:
@@ -175,10 +180,11 @@ class Supervisor:
         )
         self._notifier.ready(f"serving on {where}")
 
-    async def _serve(self, census: Census, reloader: Reloader) -> None:
+    async def _serve(self, census: Census, sampler: Sampler, reloader: Reloader) -> None:
         """Until a signal asks for the end."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.request)
-        tasks = [asyncio.ensure_future(work) for work in (census.run(), reloader.run())]
+        works = (census.run(), sampler.run(), reloader.run())
+        tasks = [asyncio.ensure_future(work) for work in works]
         await self._stop.wait()
         for task in tasks:
             task.cancel()

@@ -173,6 +173,10 @@ class Workers:
         """Index and page of every worker that has not been reaped."""
         return [(worker.index, worker.page) for worker in self._workers.values()]
 
+    def own_pages(self) -> list[Page]:
+        """The page of every worker that has not been reaped."""
+        return [worker.page for worker in self._workers.values()]
+
     def all(self) -> list[Worker]:
         """Every worker that has not been reaped, by index."""
         return sorted(self._workers.values(), key=lambda worker: worker.index)

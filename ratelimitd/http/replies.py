@@ -40,7 +40,13 @@ class Reply:
 
 
 def reason(status: int) -> str:
-    return _REASONS.get(status) or http.HTTPStatus(status).phrase
+    """What stands behind the number; for one that nobody has registered, what such numbers mean."""
+    if status in _REASONS:
+        return _REASONS[status]
+    try:
+        return http.HTTPStatus(status).phrase
+    except ValueError:
+        return "Request Refused" if status < 500 else "Service Unavailable"
 
 
 def problem(status: int, detail: str, *, limit: str | None = None, shed: bool = False) -> Reply:

@@ -1,7 +1,7 @@
 # cython: boundscheck=False, wraparound=False, initializedcheck=False
 """The side of the clients: the way of a request, in the order in which it is gone.
 
-bytes -> head (`_read_request`) -> who asks and what for (`_admit`) -> may it pass (`_decide`) -> forwarded
+bytes -> head (`_read_request`) -> who asks and what for (`_admit`) -> may it pass (`_shed`, `_decide`) -> forwarded
 (`_forward`, `_send`); `exchange` has the answer and what follows. Callbacks only: no task, future or timer,
 and one write for what fits into one. Requests of a connection are served one after the other; what comes
 early waits.
@@ -21,7 +21,7 @@ from ratelimitd.proxy.clock cimport boottime_us
 from ratelimitd.proxy.exchange cimport (
     ANSWERING, ASKED, BODY, CLOSED, DISCARDING, HEAD, IDLE, LINGERING, MOST_PIPELINED, Exchange,
 )
-from ratelimitd.proxy.live cimport CLIENT_GONE, DENIED, LIMITED, MALFORMED, Listener, Policy, Route
+from ratelimitd.proxy.live cimport CLIENT_GONE, DENIED, LIMITED, MALFORMED, SHED, Listener, Policy, Route
 
 from ratelimitd.errors import ClientFault
 from ratelimitd.http import head as _head
@@ -227,7 +227,7 @@ cdef class ClientConnection(Exchange):
         return self.live.second_reader.agrees(data, start, end, self.body_left > 0, self.keep_alive)
 
     cdef bint _admit(self, Head head, bytes method):
-        """The questions in order: how large, for whom, whose, and is it too many. False: answered."""
+        """The questions in order: how large, whose, what for, is there room, and is it too many. False: answered."""
         cdef Policy policy = self.policy
         cdef object text = None
         if self.body_left > policy.body_bound:
@@ -249,11 +249,22 @@ cdef class ClientConnection(Exchange):
         if self.route is None:
             self.reply(404, "no route matches this request", DENIED, None, NOTHING, False, accepts_text(head))
             return False
+        if not self.live.gate.admits(self.route.priority):
+            self._shed(head)
+            return False
         return self._decide(head, text)
 
     cdef void _refuse(self, int status, str detail):
         """For what is malformed: nothing behind it can be trusted, so the connection ends."""
         self.reply(status, detail, MALFORMED, None, NOTHING, True, False)
+
+    cdef void _shed(self, Head head):
+        """Turns away what this machine has no room for just now; no limit is charged for it."""
+        self.reply(
+            self.policy.shed_status,
+            "this service is asked for more than it can do just now: try again after the time in Retry-After",
+            SHED, None, self.live.gate.retry_after(), False, accepts_text(head),
+        )
 
     cdef Route _route(self, Policy policy, object text):
         if policy.only_route is not None:

@@ -14,6 +14,7 @@ from ratelimitd.http.replies import Replies
 from ratelimitd.http.target import Matcher
 from ratelimitd.limits.decision import Limiter
 from ratelimitd.limits.policy import compile_limits, is_empty
+from ratelimitd.overload.priorities import PRIORITIES
 from ratelimitd.proxy import measures
 from ratelimitd.proxy.access_log import AccessLog
 from ratelimitd.proxy.dial import Dialer
@@ -87,11 +88,12 @@ class Compiler:
             Route(
                 None if is_empty(route.match) else Matcher(route.match, for_limit=False),
                 upstreams[route.upstream],
+                PRIORITIES.index(route.priority),
             )
             for route in config.routes
         ]
         if not routes:
-            routes = [Route(None, upstreams[config.upstreams[0].name])]
+            routes = [Route(None, upstreams[config.upstreams[0].name], PRIORITIES.index("normal"))]
         return tuple(routes)
 
     def _upstream(self, config: model.Config, upstream: model.Upstream) -> Upstream:

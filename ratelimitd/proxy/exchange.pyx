@@ -19,7 +19,9 @@ from ratelimitd.proxy.access_log cimport (
     LINE_OUTCOME, AccessLine, AccessLog, Kept, tell_bytes, tell_own, tell_sent,
 )
 from ratelimitd.proxy.clock cimport boottime_us, wall_us
-from ratelimitd.proxy.live cimport CLIENT_GONE, FORWARDED, TIMEOUT, UPSTREAM_ERROR, Listener, Live, Outcome, Policy
+from ratelimitd.proxy.live cimport (
+    CLIENT_GONE, FORWARDED, SHED, TIMEOUT, UPSTREAM_ERROR, Listener, Live, Outcome, Policy,
+)
 from ratelimitd.proxy.upstream cimport Downstream
 
 from ratelimitd.segment import series as _series
@@ -138,7 +140,7 @@ cdef class Exchange(Downstream):
         )
         if self.minor == 0 and not close:
             added += b"Connection: keep-alive\r\n"
-        reply = self.policy.replies.get(status, detail, limit=limit, as_text=as_text)
+        reply = self.policy.replies.get(status, detail, limit=limit, shed=outcome == SHED, as_text=as_text)
         answer = reply.render(self.live.date_line + added, close=close, head_only=self.is_head)
         self._count_out(PyBytes_GET_SIZE(answer))
         self.status = status

@@ -9,6 +9,7 @@ from ratelimitd.limits.charges cimport Client
 from ratelimitd.limits.decision cimport Limiter
 from ratelimitd.limits.inflight cimport InFlight
 from ratelimitd.limits.refusals cimport Refusals
+from ratelimitd.overload.gate cimport Gate
 from ratelimitd.proxy.access_log cimport AccessLog
 from ratelimitd.proxy.deadlines cimport Wheel
 from ratelimitd.proxy.upstream cimport Upstream
@@ -29,6 +30,7 @@ cdef class Route:
     cdef:
         readonly object matcher  # None: every request
         readonly Upstream upstream
+        readonly int priority
 
 
 cdef class Policy:
@@ -48,6 +50,7 @@ cdef class Policy:
         int64_t buffer_bound
         int connections_bound
         int client_connections_bound
+        int shed_status
         uint64_t head_ms
         uint64_t body_ms
         uint64_t idle_ms
@@ -59,6 +62,7 @@ cdef class Live:
     cdef:
         readonly Policy policy
         readonly Wheel wheel
+        Gate gate
         readonly set connections
         readonly bint draining
         SecondReader second_reader

@@ -6,6 +6,7 @@ from ratelimitd.http.replies import Replies
 from ratelimitd.limits.decision import Limiter
 from ratelimitd.limits.inflight import InFlight
 from ratelimitd.limits.refusals import Refusals
+from ratelimitd.overload.gate import Gate
 from ratelimitd.proxy.access_log import AccessLog
 from ratelimitd.proxy.deadlines import Wheel
 from ratelimitd.proxy.identity import Identify
@@ -13,11 +14,13 @@ from ratelimitd.proxy.measures import Measures
 from ratelimitd.proxy.upstream import Upstream
 
 class Route:
-    def __init__(self, matcher: Any, upstream: Upstream) -> None: ...
+    def __init__(self, matcher: Any, upstream: Upstream, priority: int) -> None: ...
     @property
     def matcher(self) -> Any: ...
     @property
     def upstream(self) -> Upstream: ...
+    @property
+    def priority(self) -> int: ...
 
 class Policy:
     def __init__(
@@ -42,7 +45,9 @@ class Policy:
     def log(self) -> AccessLog | None: ...
 
 class Live:
-    def __init__(self, wheel: Wheel, inflight: InFlight, slots: memoryview, measures: Measures) -> None: ...
+    def __init__(
+        self, wheel: Wheel, inflight: InFlight, slots: memoryview, measures: Measures, gate: Gate
+    ) -> None: ...
     @property
     def policy(self) -> Policy: ...
     @property

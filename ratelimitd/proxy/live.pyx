@@ -14,15 +14,21 @@ from ratelimitd.http.second_reader cimport SecondReader
 from ratelimitd.limits.decision cimport Limiter
 from ratelimitd.limits.inflight cimport InFlight
 from ratelimitd.limits.refusals cimport Refusals
+from ratelimitd.overload.gate cimport Gate
 from ratelimitd.proxy.access_log cimport AccessLog
 from ratelimitd.proxy.deadlines cimport Wheel
 from ratelimitd.proxy.upstream cimport Upstream
 
 
 cdef class Route:
-    def __init__(self, matcher, Upstream upstream):
+    """`priority` is 0 for critical to 3 for sheddable."""
+
+    def __init__(self, matcher, Upstream upstream, int priority):
+        if not 0 <= priority <= 3:
+            raise ValueError(f"there is no priority {priority}")
         self.matcher = matcher
         self.upstream = upstream
+        self.priority = priority
 
 
 cdef class Policy:
@@ -46,6 +52,7 @@ cdef class Policy:
         self.buffer_bound = config.bounds.buffer
         self.connections_bound = config.bounds.connections
         self.client_connections_bound = config.bounds.connections_per_client
+        self.shed_status = config.shedding.status
         self.head_ms = config.timeouts.head_ms
         self.body_ms = config.timeouts.body_ms
         self.idle_ms = config.timeouts.idle_ms
@@ -56,9 +63,10 @@ cdef class Policy:
 cdef class Live:
     """The state of a worker. `measures` says which word of `slots` counts what."""
 
-    def __init__(self, Wheel wheel, InFlight inflight, int64_t[::1] slots, measures):
+    def __init__(self, Wheel wheel, InFlight inflight, int64_t[::1] slots, measures, Gate gate):
         self.wheel = wheel
         self.inflight = inflight
+        self.gate = gate
         self.connections = set()
         self.refusals = Refusals()
         self.second_reader = SecondReader()

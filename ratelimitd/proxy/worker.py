@@ -26,13 +26,17 @@ from ratelimitd.config.model import Config
 from ratelimitd.errors import RatelimitdError, SegmentError
 from ratelimitd.limits.inflight import InFlight
 from ratelimitd.limits.table import Table
+from ratelimitd.overload.gate import Gate
 from ratelimitd.proxy import measures, orders
 from ratelimitd.proxy.channel import Channel
 from ratelimitd.proxy.client import ClientConnection
 from ratelimitd.proxy.compiling import Compiler
 from ratelimitd.proxy.deadlines import Wheel
 from ratelimitd.proxy.live import Listener, Live, Policy
+from ratelimitd.proxy.shedding import Follower, Lag
+from ratelimitd.proxy.ticks import Ticks
 from ratelimitd.segment.memory import Segment, boottime_us
+from ratelimitd.segment.shedding import ShedWords
 
 if TYPE_CHECKING:
     from ratelimitd.segment.pages import Page
@@ -56,7 +60,10 @@ class Worker:
         self._config: Config | None = None
         self._compiled: tuple[int, Config, Policy] | None = None
         self._drain_by_us = 0
-        self._tell_at_ns = 0
+        self._lag = Lag()
+        self._ticks: Ticks | None = None
+        self._follower: Follower
+        self._tell_at_us = 0
         self._page: Page
         self._live: Live
         self._compiler: Compiler
@@ -98,10 +105,14 @@ class Worker:
         if not inflight.clear(order.page):
             raise SegmentError("the lock of what is in flight is held by a process that is stopped")
         wheel = Wheel(TICK_MS)
-        self._live = Live(wheel, inflight, self._page.slots, measures.measures(segment.registry))
+        gate = Gate(self._page.arrivals, int.from_bytes(os.urandom(8)))
+        self._follower = Follower(ShedWords(segment.memory), gate)
+        counters = measures.measures(segment.registry)
+        self._live = Live(wheel, inflight, self._page.slots, counters, gate)
         self._compiler = Compiler(segment, table, inflight, order.page, wheel, self._loop)
         self._live.swap(self._compiler.compile(self._config, order.generation + 1))
-        self._tick(time.monotonic_ns())
+        self._tick(0, 1)
+        self._ticks = Ticks(self._loop, self._tick, TICK_MS)
         for bind, fd in zip(order.listeners, fds, strict=True):
             await self._listen(bind, socket.socket(fileno=fd))
         # What is loaded now stays: the collector need not look at it again.
@@ -115,28 +126,25 @@ class Worker:
         sock.setblocking(False)
         self._servers.append(await create(lambda: ClientConnection(listener), sock=sock, backlog=BACKLOG))
 
-    def _tick(self, due_ns: int) -> None:
-        """Twenty times a second: deadlines, the Date of replies, a sign of life, and how late all that is."""
-        now_ns = time.monotonic_ns()
-        lag_us = max(0, now_ns - due_ns) // 1000
+    def _tick(self, late_us: int, count: int) -> None:
+        """Twenty times a second: deadlines, the Date of replies, what to shed, a sign of life, and how late
+        all that is."""
         wall_s = time.time()
         self._live.tick(f"Date: {email.utils.formatdate(wall_s, usegmt=True)}\r\n".encode("ascii"))
-        self._page.beat(boottime_us(), lag_us)
-        self._live.wheel.advance(
-            self._live.wheel.now + max(1, (now_ns - due_ns) // (TICK_MS * 1_000_000) + 1)
-        )
-        self._tell_refusals(now_ns)
+        now_us = boottime_us()
+        self._page.beat(now_us, self._lag.note(late_us))
+        self._follower.tick(now_us)
+        self._live.wheel.advance(self._live.wheel.now + count)
+        self._tell_refusals(now_us)
         if self._drain_by_us and self._is_drained():
             self._channel.send(orders.Drained())
             self._end()
-            return
-        self._loop.call_later(TICK_MS / 1000, self._tick, now_ns + TICK_MS * 1_000_000)
 
-    def _tell_refusals(self, now_ns: int) -> None:
+    def _tell_refusals(self, now_us: int) -> None:
         """Once a second the supervisor hears whom this worker refuses: it knows keys by their hash alone."""
-        if now_ns < self._tell_at_ns:
+        if now_us < self._tell_at_us:
             return
-        self._tell_at_ns = now_ns + REFUSALS_MS * 1_000_000
+        self._tell_at_us = now_us + REFUSALS_MS * 1_000
         refused = self._live.refusals.take()
         if refused:
             self._channel.send(orders.Refusals(tuple(refused)))
@@ -187,6 +195,9 @@ class Worker:
         return not self._servers and not self._live.connections
 
     def _end(self) -> None:
+        if self._ticks is not None:
+            self._ticks.close()
+            self._ticks = None
         if not self._ended.done():
             self._ended.set_result(None)
 

@@ -14,7 +14,7 @@ from typing import Final
 from ratelimitd.limits.table_values import shape as table_shape
 
 MAGIC: Final = b"ratelimd"
-LAYOUT_VERSION: Final = 3
+LAYOUT_VERSION: Final = 4
 
 # Header: offsets in bytes; all words are 64 bits.
 HEADER_SIZE: Final = 4096
@@ -32,6 +32,13 @@ EVICT: Final = 256
 EVICT_HARD: Final = 264
 RECLAIM: Final = 272
 
+# Written by the supervisor, read by every worker: what to shed (segment/shedding.py).
+HEADER_SHED_PASS: Final = 512  # 4 words: millionths of each priority that pass
+HEADER_SHED_SAMPLED_US: Final = 544  # CLOCK_BOOTTIME of the sample that it rests on
+HEADER_SHED_LEVEL: Final = 552  # millionths
+HEADER_SHED_SPREAD_S: Final = 560
+HEADER_SHED_END: Final = 568
+
 LIMITS_SIZE: Final = 16 * 1024 * 1024
 SERIES_SIZE: Final = 4 * 1024 * 1024
 REGISTRY_USED: Final = 0  # bytes of records that are valid
@@ -47,7 +54,8 @@ PAGE_SIZE: Final = 64 * 1024
 PAGE_OWNER: Final = 0  # process id; 0: free
 PAGE_HEARTBEAT_US: Final = 8  # CLOCK_BOOTTIME
 PAGE_STATE: Final = 16
-PAGE_LAG_US: Final = 24  # how late the process's loop ran at its last heartbeat
+PAGE_LAG_US: Final = 24  # how late the process's loop runs: the median of its last ticks
+PAGE_ARRIVALS: Final = 32  # 4 words: requests of each priority, shed ones included
 PAGE_SLOTS: Final = 64
 SLOTS_PER_PAGE: Final = (PAGE_SIZE - PAGE_SLOTS) // 8
 

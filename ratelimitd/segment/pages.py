@@ -1,8 +1,8 @@
 """Pages of counters: one process writes each, the supervisor reads them all.
 
-A page has a small header (owner, heartbeat, lag) and slots whose numbers the registry gives out. When a
-process has been reaped, `fold` moves its counters into the base page and clears its gauges: a total over all
-pages never goes back, and what ended with the process no longer counts as there.
+A page has a small header (owner, heartbeat, lag, arrivals) and slots whose numbers the registry gives out.
+When a process has been reaped, `fold` moves its counters into the base page and clears its gauges: a total
+over all pages never goes back, and what ended with the process no longer counts as there.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ class Page:
     def __init__(self, memory: mmap.mmap, offset: int) -> None:
         page = memoryview(memory)[offset : offset + layout.PAGE_SIZE]
         self._header: Final = page[: layout.PAGE_SLOTS].cast("q")
+        # Requests of each priority, from critical to sheddable.
+        self.arrivals: Final = self._header[layout.PAGE_ARRIVALS // 8 :]
         self.slots: Final = page[layout.PAGE_SLOTS :].cast("q")
 
     @property
@@ -39,7 +41,7 @@ class Page:
 
     @property
     def lag_us(self) -> int:
-        """How late the owner's loop ran at its last heartbeat."""
+        """How late the owner's loop runs: the median of its last ticks."""
         return self._header[layout.PAGE_LAG_US // 8]
 
     def claim(self, pid: int) -> None:

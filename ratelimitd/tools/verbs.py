@@ -73,7 +73,7 @@ def _status_rows(answer: answers.StatusAnswer) -> Iterator[tuple[str, ...]]:
     yield "connections", _counts(answer.connections)
     table = answer.table
     yield "table", f"{table.entries} of {table.size} entries in use, {table.evictions} evicted"
-    yield "shedding", f"{answer.shed_level:.0%} of the requests" if answer.shed_level else "nothing is shed"
+    yield "shedding", answer.shedding.why
     yield "journal", answer.journal
 
 
