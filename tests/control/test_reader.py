@@ -46,12 +46,11 @@ def programs(file: Path) -> list[int]:
     return [pid for pid in children_of(os.getpid()) if str(file).encode() in command_line(pid)]
 
 
-def never_end(file: Path) -> None:
-    """Makes it a file whose reading waits: for a pipe that nobody writes into."""
-    included = file.with_name("conf.d")
-    included.mkdir()
-    os.mkfifo(included / "a.yaml")
-    file.write_text(GOOD + "include: conf.d\n")
+def take_long(file: Path) -> None:
+    """Makes it a file whose reading takes seconds: a long list of networks."""
+    networks = (f"10.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}\n" for n in range(0, 1_000_000, 2))
+    file.with_name("networks").write_text("".join(networks))
+    file.write_text(GOOD + "clients: {deny: ['file:networks']}\n")
 
 
 def write_headers(file: Path, most: int, more: str = "") -> None:
@@ -97,7 +96,7 @@ def test_a_program_that_was_killed_is_replaced(file: Path) -> None:
 
 
 def test_a_copy_that_dies_is_told(file: Path) -> None:
-    never_end(file)
+    take_long(file)
 
     async def read() -> None:
         async with reading(file) as (reader, program):
@@ -110,7 +109,7 @@ def test_a_copy_that_dies_is_told(file: Path) -> None:
 
 
 def test_closing_ends_a_copy_that_reads(file: Path) -> None:
-    never_end(file)
+    take_long(file)
 
     async def read() -> None:
         async with reading(file) as (reader, program):
