@@ -44,12 +44,12 @@ def programs(file: Path) -> list[int]:
     return [pid for pid in children_of(os.getpid()) if str(file).encode() in command_line(pid)]
 
 
-def never_end(file: Path) -> None:
-    """Makes it a file whose reading waits: for a pipe that nobody writes into."""
-    included = file.with_name("conf.d")
-    included.mkdir()
-    os.mkfifo(included / "a.yaml")
-    file.write_text(GOOD + "include: conf.d\n")
+def grow(file: Path) -> None:
+    """Makes it a file whose reading takes a second."""
+    file.with_name("denied").write_text(
+        "\n".join(f"10.{n >> 8 & 255}.{n & 255}.{n >> 16}" for n in range(500_000))
+    )
+    file.write_text(GOOD + "clients: {deny: ['file:denied']}\n")
 
 
 def write_headers(file: Path, most: int, more: str = "") -> None:
@@ -95,7 +95,7 @@ def test_a_program_that_was_killed_is_replaced(file: Path) -> None:
 
 
 def test_a_copy_that_dies_is_told(file: Path) -> None:
-    never_end(file)
+    grow(file)
 
     async def read() -> None:
         async with reading(file) as (reader, program):
@@ -108,7 +108,7 @@ def test_a_copy_that_dies_is_told(file: Path) -> None:
 
 
 def test_closing_ends_a_copy_that_reads(file: Path) -> None:
-    never_end(file)
+    grow(file)
 
     async def read() -> None:
         async with reading(file) as (reader, program):
