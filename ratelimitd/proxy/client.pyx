@@ -7,6 +7,8 @@ and one write for what fits into one. Requests of a connection are served one af
 early waits.
 """
 
+import socket
+
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
@@ -33,6 +35,14 @@ cdef frozenset METHODS = _head.METHODS
 cdef bytes NOTHING = b""
 
 
+cdef str peer_of(transport):
+    """The peer's address; `unix` on a Unix socket; None when it has gone before anybody could ask who it was."""
+    peer = transport.get_extra_info("peername")
+    if type(peer) is tuple:
+        return peer[0]
+    return "unix" if transport.get_extra_info("socket").family == socket.AF_UNIX else None
+
+
 cdef class ClientConnection(Exchange):
     """A client's connection: an asyncio protocol."""
 
@@ -43,13 +53,14 @@ cdef class ClientConnection(Exchange):
 
     def connection_made(self, transport):
         cdef Policy policy = self.live.policy
-        peer = transport.get_extra_info("peername")
         self.transport = transport
         self.write = transport.write
-        self.peer = peer[0] if type(peer) is tuple else "unix"
+        self.peer = peer_of(transport)
         self.live.slots[self.listener.idle_slot] += 1
         self.live.connections.add(self)
-        if len(self.live.connections) > policy.connections_bound:
+        if self.peer is None:
+            self.cut()
+        elif len(self.live.connections) > policy.connections_bound:
             self.live.slots[self.live.refused_total_slot] += 1
             self.cut()
         elif not self._has_place(policy):

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
+import socket
+import struct
 import threading
 
 import pytest
@@ -427,6 +431,24 @@ def test_a_client_that_asks_on_and_on_and_never_reads(daemon: Daemon, upstream: 
         client.sock.settimeout(10)
         for _ in range(10):
             assert client.answer().status == 200
+
+
+def test_a_client_that_has_gone_before_it_was_asked_who_it_is(daemon: Daemon, upstream: Recording) -> None:
+    """What it sent is still there to be read, but nobody's: no limit, no list could say anything of it."""
+    (worker,) = daemon.workers()
+    with Client(daemon.port) as client:
+        assert client.ask(get("/first")).status == 200  # and a kept connection waits for the next request
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        with Client(daemon.port) as client:
+            client.send(get("/nobody"))
+            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    with Client(daemon.port) as client:
+        assert client.ask(get("/somebody")).status == 200
+    assert b"/nobody" not in upstream.received
+    wait_until(lambda: daemon.metrics().total("ratelimitd_connections") == 0, "no connection")
 
 
 # --- what is answered here
