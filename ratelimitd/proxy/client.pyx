@@ -17,7 +17,7 @@ from ratelimitd.http.request cimport (
     accepts_text, asks_for_upgrade, believed_values, needs_care, origin_line, request_text,
 )
 from ratelimitd.http.second_reader cimport Witness
-from ratelimitd.limits.inflight cimport FULL
+from ratelimitd.limits.inflight cimport ENTERED, FULL, Entered
 from ratelimitd.limits.decision cimport ADMIT, AGAIN, AMBIGUOUS, BANNED, DENY, LIMIT, Decision, Limiter
 from ratelimitd.proxy.clock cimport boottime_us
 from ratelimitd.proxy.exchange cimport (
@@ -72,12 +72,13 @@ cdef class ClientConnection(Exchange):
     cdef bint _has_place(self, Policy policy):
         """Whether the peer may have one connection more; who is exempt always may."""
         cdef uint64_t key = policy.identify.peer(self.peer).place_key
+        cdef Entered entered
         if key == 0:
             return True
-        if self.live.inflight.enter(key, policy.client_connections_bound) == FULL:
-            return False
-        self.place_key = key
-        return True
+        entered = self.live.inflight.enter(key, policy.client_connections_bound)
+        if entered == ENTERED:
+            self.place_key = key  # where the count was not free no place was taken, and none is given back
+        return entered != FULL
 
     def connection_lost(self, error):
         if self.state == ASKED or self.state == ANSWERING or self.state == BODY:
