@@ -106,8 +106,11 @@ cdef class ClientConnection(Exchange):
             self.at = 0
             self._take_body(data)
         elif self.state < LINGERING:
-            self.buffer += data
-            if PyBytes_GET_SIZE(self.buffer) - self.at > MOST_PIPELINED:
+            # What was used up goes: who always asks ahead never lets the buffer run empty.
+            self.buffer = self.buffer[self.at :] + data
+            self.resume -= min(self.resume, <size_t>self.at)
+            self.at = 0
+            if PyBytes_GET_SIZE(self.buffer) > MOST_PIPELINED:
                 self.pause_reading(True)
 
     def eof_received(self):

@@ -17,7 +17,7 @@ import pytest
 
 from tests.daemon import Daemon
 from tests.http import corpus
-from tests.proxy.recording import Connection, Recording, answering, fields, values
+from tests.proxy.recording import OK, Connection, Recording, answering, fields, values
 from tests.proxy.talking import Client, get, post
 from tests.servers import wait_until
 
@@ -449,6 +449,30 @@ def test_a_client_that_has_gone_before_it_was_asked_who_it_is(daemon: Daemon, up
         assert client.ask(get("/somebody")).status == 200
     assert b"/nobody" not in upstream.received
     wait_until(lambda: daemon.metrics().total("ratelimitd_connections") == 0, "no connection")
+
+
+def test_a_client_that_always_asks_ahead_is_not_kept_in_memory(daemon: Daemon, upstream: Recording) -> None:
+    """Its buffer never runs empty: each answer finds the next requests there."""
+    (worker,) = daemon.workers()
+    sent = threading.Semaphore(0)
+
+    def when_there_are_more(connection: Connection, head: bytes) -> None:  # noqa: ARG001
+        assert sent.acquire(timeout=10)
+        connection.send(OK)
+
+    upstream.script = when_there_are_more
+    request = get("/", "X-Padding: " + "x" * 8_000)
+    before = resident_kib(worker)
+    with Client(daemon.port) as client:
+        client.send(request * 6)
+        for _ in range(1_500):
+            client.send(request)
+            sent.release()
+            assert client.answer().status == 200
+        assert resident_kib(worker) - before < 4_096
+        for _ in range(6):
+            sent.release()
+            assert client.answer().status == 200
 
 
 # --- what is answered here
