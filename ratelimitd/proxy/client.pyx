@@ -294,7 +294,7 @@ cdef class ClientConnection(Exchange):
         cdef Policy policy = self.policy
         cdef Decision decision = policy.limiter.decide(head, self.client, text, self.trusted, boottime_us())
         cdef int i
-        if decision == AGAIN:
+        while decision == AGAIN:
             decision = policy.limiter.decide_again(boottime_us())
         self.decided_us = policy.limiter.decided.at_us
         if decision == ADMIT:
