@@ -450,7 +450,7 @@ cdef class ClientConnection(Exchange):
 
     cdef void upstream_is_open(self):
         if self.body_left:
-            self.pause_reading(False)
+            self.pause_reading(self.connection.full)
 
     cdef void upstream_is_full(self, bint full):
         if self.body_left:

@@ -89,6 +89,7 @@ cdef class Connection(Timed):
         bint used  # it has served before
         bint keep
         bint paused
+        bint full  # the server takes no more just now
         int64_t left
         ChunkedReader chunks
         uint64_t answered_us

@@ -218,6 +218,8 @@ cdef class Connection(Timed):
             line, _, rest = request.partition(b"\n")
             request = b"%b\n%b%b" % (line, self.server.host_line, rest)
         self.write(request)
+        if self.full:
+            asker.upstream_is_full(True)  # since the request before, perhaps: it is told when that changes
 
     cdef void pause(self, bint pause):
         """Whoever asked takes no more of the answer just now."""
@@ -414,10 +416,12 @@ cdef class Connection(Timed):
             self._fails("it ends before it is complete", True)
 
     def pause_writing(self):
+        self.full = True
         if self.asker is not None:
             self.asker.upstream_is_full(True)
 
     def resume_writing(self):
+        self.full = False
         if self.asker is not None:
             self.asker.upstream_is_full(False)
 
