@@ -166,9 +166,11 @@ def _unit(
     bounds: tuple[int, int],
     words: collections.Mapping[str, Any] | None,
 ) -> Single:
-    """A whole number that is written with a unit, within bounds."""
+    """A whole number that is written with a unit, within bounds. A pattern that digits alone match lets
+    editors take numbers as well."""
     expected = _or(words) + f"{noun}, from {write(bounds[0])} to {write(bounds[1])}"
-    schema = {"type": ["string", "integer"], "pattern": f"^{pattern}$"}
+    types = ["string", "integer"] if re.fullmatch(pattern, "1") else "string"
+    schema = {"type": types, "pattern": f"^{pattern}$"}
     return Single(expected, lambda text: _within(parse(text), *bounds), schema, _ANY, words or {}, write)
 
 

@@ -1,19 +1,22 @@
 """Reads a configuration again, in a program of its own, so that a big file stalls nothing here.
 
-One such program is always ready: it has loaded what it needs and waits for its orders. So a reload, and above
-all the refusal of a wrong one, takes as long as the file and not as long as the start of a program.
+The program is always ready: it has loaded what it needs and waits for orders. So a reload, and above all the
+refusal of a wrong one, takes as long as the file and not as long as the start of a program.
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
+import contextlib
 import logging
+import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from ratelimitd.control.reread import LENGTH, Reread, framed
 from ratelimitd.errors import StartError
 
 if TYPE_CHECKING:
@@ -24,27 +27,19 @@ logger = logging.getLogger(__name__)
 _READ_S: Final = 60
 
 
-@dataclasses.dataclass(frozen=True)
-class Reread:
-    """What a file says now: a Config in msgpack, and what is unwise in it."""
-
-    encoded: bytes
-    warnings: tuple[str, ...] = ()
-
-
 class Reader:
     """Reads `path` under the daemon's `flags`."""
 
     def __init__(self, path: str | None, flags: Flags) -> None:
         self._path = path
-        self._flags = msgspec.msgpack.encode(flags)
-        self._ready: asyncio.subprocess.Process | None = None
+        self._order = framed(msgspec.msgpack.encode(flags))
+        self._program: asyncio.subprocess.Process | None = None
 
     async def prepare(self) -> None:
-        """Start the program for the next reading, unless it is there."""
-        if self._path is None or (self._ready is not None and self._ready.returncode is None):
+        """Start the program, unless it runs."""
+        if self._path is None or (self._program is not None and self._program.returncode is None):
             return
-        self._ready = await asyncio.create_subprocess_exec(
+        self._program = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "ratelimitd.control.reread", self._path),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -57,27 +52,40 @@ class Reader:
         if self._path is None:
             raise StartError("this daemon was started without a file; restart it to change its flags")
         await self.prepare()
-        process, self._ready = self._ready, None
-        assert process is not None
+        assert self._program is not None
         try:
             async with asyncio.timeout(_READ_S):
-                encoded, said = await process.communicate(self._flags)
+                reread = await self._ask(self._program)
         except TimeoutError:
-            process.kill()
-            await process.wait()
+            await self.close()
             raise StartError(f"{self._path} was not read within {_READ_S} s") from None
-        lines = said.decode(errors="replace").strip().splitlines()
-        if process.returncode != 0:
-            raise StartError(
-                " | ".join(lines) or f"the program that reads it ended with {process.returncode}"
-            )
-        for line in lines:
+        except (EOFError, OSError):
+            said, status = await self._end_of(self._program)
+            raise StartError(said or f"the program that reads {self._path} ended with {status}") from None
+        if reread.refusal:
+            raise StartError(reread.refusal)
+        for line in reread.warnings:
             logger.warning("%s", line)
-        return Reread(encoded, tuple(lines))
+        return reread
+
+    async def _ask(self, program: asyncio.subprocess.Process) -> Reread:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        program.stdin.write(self._order)
+        await program.stdin.drain()
+        length = int.from_bytes(await program.stdout.readexactly(LENGTH), "little")
+        return msgspec.msgpack.decode(await program.stdout.readexactly(length), type=Reread)
+
+    async def _end_of(self, program: asyncio.subprocess.Process) -> tuple[str, int | None]:
+        """The last thing that a program said which has ended, and its status."""
+        _, said = await program.communicate()
+        lines = said.decode(errors="replace").strip().splitlines()
+        return "".join(lines[-1:]), program.returncode
 
     async def close(self) -> None:
-        """End the program that waits."""
-        process, self._ready = self._ready, None
-        if process is not None and process.returncode is None:
-            process.kill()
-            await process.communicate()
+        """End the program, and the copy of it that reads."""
+        program, self._program = self._program, None
+        if program is not None and program.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(program.pid, signal.SIGKILL)
+            await program.communicate()

@@ -24,6 +24,7 @@ cdef enum:
     OVER
 
 cdef int MOST_INTERIMS = 16
+cdef uint64_t MOMENT_MS = 100
 cdef Py_ssize_t MOST_HEAD = 65536
 cdef str TOO_LARGE = "its head is larger than 64 KiB"
 
@@ -252,10 +253,12 @@ cdef class Connection(Timed):
         if self.paused:
             self.paused = False
             self.transport.resume_reading()
-        if self.keep and len(self.server.idle) < self.upstream.keepalive:
+        if self.keep and self.upstream.keepalive:
             self.state = FREE
             self.server.idle.append(self)
-            self.upstream.wheel.set(self, self.upstream.keepalive_idle_ms)
+            # One too many stays for a moment: answers come in crowds, and so do the next requests.
+            crowded = len(self.server.idle) > self.upstream.keepalive
+            self.upstream.wheel.set(self, MOMENT_MS if crowded else self.upstream.keepalive_idle_ms)
         else:
             self.state = OVER
             self.transport.close()

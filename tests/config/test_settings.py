@@ -19,6 +19,7 @@ from ratelimitd.config import document, load, schema
 from ratelimitd.config.document import Mapping, Node, Scalar, Sequence
 from ratelimitd.config.kinds import Single
 from ratelimitd.config.reader import Context, Setting
+from ratelimitd.control.reload import NEEDS_RESTART
 from ratelimitd.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -178,6 +179,12 @@ def test_the_example_marks_what_needs_a_restart(path: str) -> None:
     setting, _ = SETTINGS[path]
     lines = [EXAMPLE.split("\n")[line - 1] for line in key_lines(path)]
     assert all(("(R)" in line) == setting.restart for line in lines), lines
+
+
+def test_what_is_marked_is_what_a_reload_refuses() -> None:
+    """A reload refuses a change of a whole section: so all of its settings are marked, and no others."""
+    for path, (setting, _) in SETTINGS.items():
+        assert setting.restart == (re.split(r"[.\[]", path)[0] in NEEDS_RESTART), path
 
 
 def key_lines(path: str) -> list[int]:

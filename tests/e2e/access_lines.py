@@ -23,7 +23,11 @@ class AccessLines:
 
     @classmethod
     def read(cls, *paths: Path) -> AccessLines:
-        return cls([json.loads(line) for path in paths for line in path.read_bytes().splitlines()])
+        return cls.parse(b"".join(path.read_bytes() for path in paths))
+
+    @classmethod
+    def parse(cls, text: bytes) -> AccessLines:
+        return cls([json.loads(line) for line in text.splitlines()])
 
     def outcomes(self) -> Counter[str]:
         return Counter(entry["outcome"] for entry in self.entries)

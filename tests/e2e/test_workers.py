@@ -15,40 +15,13 @@ import pytest
 from tests.conftest import StartDaemon
 from tests.daemon import Daemon, has_ended
 from tests.e2e.steady import SteadyLoad, note_workers
-from tests.metrics import Metrics
+from tests.e2e.watch import Watch
 from tests.servers import Nginx
 
 pytestmark = pytest.mark.timing
 
 CONNECTIONS = 24
 LIMIT = 8_000
-
-
-class Watch:
-    """Scrapes the daemon's metrics all the time, and keeps what has gone back."""
-
-    def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
-        self._last = Metrics({}, frozenset())
-        self._task: asyncio.Task[None] | None = None
-        self.gone_back: list[str] = []
-        self.scrapes = 0
-
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _run(self) -> None:
-        while True:
-            metrics = await asyncio.to_thread(self._daemon.metrics)
-            self.gone_back += metrics.gone_back(self._last)
-            self._last = metrics
-            self.scrapes += 1
-            await asyncio.sleep(0.05)
 
 
 async def replaced(daemon: Daemon, before: set[int], victim: int, timeout_s: float) -> None:

@@ -104,7 +104,8 @@ def test_a_long_drain_asks_for_its_time_and_shows_that_it_lives(systemd: Systemd
 @pytest.mark.timing
 def test_a_loop_that_is_stuck_says_nothing(systemd: Systemd) -> None:
     with daemon(config(), environ=systemd.environ) as server:
-        server.until_serving()
+        while systemd.hear().get("READY") != "1":
+            pass
         server.signal(signal.SIGSTOP)
         systemd.socket.settimeout(0.5)
         with pytest.raises(TimeoutError):
