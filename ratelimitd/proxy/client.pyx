@@ -373,7 +373,8 @@ cdef class ClientConnection(Exchange):
         )
         if policy.log is not None:
             self.request_id = policy.forwarding.id
-        if self.route.upstream.replaces_host and head.host >= 0:
+        self.hostless = head.host < 0 or self.route.upstream.replaces_host
+        if self.hostless and head.host >= 0:
             head.fields[head.host].drop = 1
         self.request = head.render(origin_line(head), lines, body_end)
         self.at = body_end

@@ -215,7 +215,7 @@ cdef class Connection(Timed):
         self.keep = False
         self.upstream.wheel.clear(self)
         self.server.took(1)
-        if self.upstream.replaces_host:
+        if asker.hostless:
             line, _, rest = request.partition(b"\n")
             request = b"%b\n%b%b" % (line, self.server.host_line, rest)
         self.write(request)

@@ -271,6 +271,13 @@ def test_http_1_0_head(daemon: Daemon, upstream: Recording, framing: bytes) -> N
         assert client.is_closed()
 
 
+def test_http_1_0_without_a_host_asks_for_that_of_the_server(daemon: Daemon, upstream: Recording) -> None:
+    """It is passed on as HTTP/1.1, in which every request has a Host: servers answer 400 without one."""
+    with Client(daemon.port) as client:
+        assert client.ask(b"GET /old HTTP/1.0\r\n\r\n").status == 200
+    assert [values(request, "host") for request in upstream.requests] == [[f"127.0.0.1:{upstream.port}"]]
+
+
 def test_http_1_0_may_keep_its_connection(daemon: Daemon, upstream: Recording) -> None:
     with Client(daemon.port) as client:
         for _ in range(3):
