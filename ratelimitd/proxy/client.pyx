@@ -7,8 +7,6 @@ and one write for what fits into one. Requests of a connection are served one af
 early waits.
 """
 
-import socket
-
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
@@ -28,19 +26,12 @@ from ratelimitd.proxy.live cimport CLIENT_GONE, DENIED, LIMITED, MALFORMED, SHED
 from ratelimitd.errors import ClientFault
 from ratelimitd.http import head as _head
 from ratelimitd.limits import values
+from ratelimitd.proxy.identity import peer_of
 
 # Sent twice, they do what they do once (RFC 9110, 9.2.2); TRACE is of no use here.
 cdef frozenset IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 cdef frozenset METHODS = _head.METHODS
 cdef bytes NOTHING = b""
-
-
-cdef str peer_of(transport):
-    """The peer's address; `unix` on a Unix socket; None when it has gone before anybody could ask who it was."""
-    peer = transport.get_extra_info("peername")
-    if type(peer) is tuple:
-        return peer[0]
-    return "unix" if transport.get_extra_info("socket").family == socket.AF_UNIX else None
 
 
 cdef class ClientConnection(Exchange):

@@ -186,12 +186,6 @@ cdef class Upstream:
                 server.failures = 0
                 return
 
-    def close_idle(self):
-        """Closes what is kept for later: the worker ends, or the upstream is no longer configured."""
-        for server in self.servers:
-            for connection in list((<Server>server).idle):
-                (<Connection>connection).transport.close()
-
 
 cdef class Connection(Timed):
     """One connection to a server; at most one request is on it."""
