@@ -24,12 +24,20 @@ def _other_than(struct: type[msgspec.Struct]) -> Callable[[Any], bool]:
     return lambda values: any(defaults[name] != value for name, value in values.items())
 
 
+def _not(default: Any) -> Callable[[Any], bool]:
+    return lambda value: bool(value != default)
+
+
+_REDIS = "a store in Redis"
+_STORE = model.StoreOptions()
+
 # The path of a setting (`[]`: each item of a list, `.*`: each entry of a mapping), whether a value is
 # refused, and the name of what it needs.
 UNSUPPORTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "listen[].proxy_protocol": (bool, "the PROXY protocol"),
     "listen[].tls": (_always, "TLS towards clients"),
     "upstreams.*.servers[]": (lambda server: server.tls, "https:// servers"),
+    "upstreams.*.servers[].max_connections": (bool, "bounds of connections to one server"),
     "upstreams.*.balance": (lambda balance: balance == "client", "balancing by client"),
     "upstreams.*.health": (_always, "health checks"),
     "upstreams.*.slow_start": (bool, "slow start"),
@@ -39,6 +47,14 @@ UNSUPPORTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "upstreams.*.tls": (_always, "TLS towards servers"),
     "routes[].streaming": (bool, "streaming routes"),
     "store": (lambda store: store != "memory", "stores other than `memory`"),
+    "store_options.deadline": (_not(_STORE.deadline_ms), _REDIS),
+    "store_options.prefix": (_not(_STORE.prefix), _REDIS),
+    "store_options.nodes": (_not(_STORE.nodes), _REDIS),
+    "store_options.username": (bool, _REDIS),
+    "store_options.password_file": (bool, _REDIS),
+    "store_options.ca_file": (bool, _REDIS),
+    "store_options.secret_file": (bool, _REDIS),
+    "timeouts.tunnel": (_not(model.Timeouts().tunnel_ms), "tunnels"),
     "log.destination": (lambda destination: destination == "journald", "logging to journald"),
 }
 
