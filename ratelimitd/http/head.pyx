@@ -105,7 +105,7 @@ cdef class Head:
         self.base = <const uint8_t*>PyBytes_AS_STRING(data)
         self.start, self.end = start, end
         self.target_start = self.target_end = start  # no target, until one was read
-        self.status = 0
+        self.status = self.count = 0  # nor a field: those of the head before are offsets into other bytes
         lf = <const uint8_t*>memchr(self.base + start, b"\n", end - start)
         status = self._request_line(lf - self.base - 1, target_bound)
         if status == 0:
@@ -121,7 +121,7 @@ cdef class Head:
         cdef const uint8_t* lf
         cdef int status
         self.base = <const uint8_t*>PyBytes_AS_STRING(data)
-        self.start, self.end = start, end
+        self.start, self.end, self.count = start, end, 0
         lf = <const uint8_t*>memchr(self.base + start, b"\n", end - start)
         status = self._status_line(lf - self.base - 1)
         if status == 0:

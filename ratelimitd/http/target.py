@@ -113,8 +113,17 @@ def _patterns(alternatives: tuple[str, ...], *, trees: bool = False) -> re.Patte
         return None
     expressions = []
     for text in alternatives:
-        expression = ".*".join(map(re.escape, text.split("*")))
-        if trees and text.endswith("/*") and len(text) > 2:
-            expression = ".*".join(map(re.escape, text[:-2].split("*"))) + "(?:/.*)?"
-        expressions.append(expression)
+        is_tree = trees and text.endswith("/*") and len(text) > 2
+        expressions.append(_expression(text[:-2]) + "(?:/.*)?" if is_tree else _expression(text))
     return re.compile("|".join(f"(?:{expression})" for expression in expressions), re.DOTALL)
+
+
+def _expression(text: str) -> str:
+    """`text` with `*` for any rest. What stands between two `*` is taken where it is found first and never
+    looked for again: only so does a long path cost no more than its length."""
+    first, *middle = text.split("*")
+    if not middle:
+        return re.escape(first)
+    *middle, last = middle
+    found = "".join(f"(?>.*?{re.escape(part)})" for part in middle if part)
+    return f"{re.escape(first)}{found}.*{re.escape(last)}"

@@ -14,7 +14,7 @@ cdef extern from "ratelimitd/limits/inflight.h" nogil:
 cdef enum Entered:
     ENTERED
     FULL
-    UNKNOWN  # the count was not free in time
+    UNKNOWN  # the count was not free in time, or has no room: no place was taken
 
 
 cdef class InFlight:
@@ -26,8 +26,10 @@ cdef class InFlight:
         Py_buffer view
         bint attached
         int page
-        uint32_t used
+        uint64_t busy_until_ns  # the lock is only tried until then; 0: it was free
+        uint32_t used  # slots that have a key
+        uint32_t unheld  # of those: nobody holds a place under the key
 
     cdef Entered enter(self, uint64_t key, uint64_t bound) noexcept
     cdef void leave(self, uint64_t key) noexcept
-    cdef void _rebuild(self) noexcept
+    cdef bint _make_room(self) noexcept

@@ -13,8 +13,9 @@ from libc.string cimport memset
 cdef extern from "ratelimitd/limits/inflight.h" nogil:
     const uint32_t INFLIGHT_SLOTS
     const uint32_t INFLIGHT_REBUILD
+    const uint32_t INFLIGHT_MOST
     int inflight_initialise(InFlightHeader* header)
-    int inflight_lock(InFlightHeader* header)
+    int inflight_lock(InFlightHeader* header, uint64_t* busy_until_ns)
     InFlightSlot* inflight_slot(InFlightSlot* table, uint64_t key)
     uint64_t inflight_sum(const InFlightHeader* header, InFlightSlot* tables, uint64_t key)
     uint32_t inflight_rebuild(InFlightSlot* table, InFlightSlot* kept)
@@ -59,32 +60,45 @@ cdef class InFlight:
         cdef InFlightSlot* slot
         cdef Entered entered = FULL
         key |= 1  # 0 marks a slot that was never used
-        if not inflight_lock(self.header):
+        if not inflight_lock(self.header, &self.busy_until_ns):
             return UNKNOWN
         if self.header.pages <= <uint64_t>self.page:
             self.header.pages = self.page + 1
         if inflight_sum(self.header, self.tables, key) < bound:
             slot = inflight_slot(self.own, key)
-            if slot.key == 0:
-                self.used += 1
-            slot.key = key
-            slot.count += 1
-            entered = ENTERED
-            if self.used >= INFLIGHT_REBUILD:
-                self._rebuild()
+            if slot.key == 0 and not self._make_room():
+                entered = UNKNOWN
+            else:
+                entered = ENTERED
+                slot = inflight_slot(self.own, key)
+                if slot.key == 0:
+                    self.used += 1
+                elif slot.count == 0:
+                    self.unheld -= 1
+                slot.key = key
+                slot.count += 1
         pthread_mutex_unlock(<void*>self.header)
         return entered
 
-    cdef void _rebuild(self) noexcept:
+    cdef bint _make_room(self) noexcept:
+        """Whether one key more has room. The table is built anew only where that frees a quarter of what is used:
+        then it costs each key next to nothing."""
+        if self.used < INFLIGHT_REBUILD or self.unheld < self.used // 4:
+            return self.used < INFLIGHT_MOST
         if self.kept is NULL:
-            self.kept = <InFlightSlot*>PyMem_Malloc(INFLIGHT_REBUILD * sizeof(InFlightSlot))
-        if self.kept is not NULL:
-            self.used = inflight_rebuild(self.own, self.kept)
+            self.kept = <InFlightSlot*>PyMem_Malloc(INFLIGHT_MOST * sizeof(InFlightSlot))
+        if self.kept is NULL:
+            return self.used < INFLIGHT_MOST
+        self.used = inflight_rebuild(self.own, self.kept)
+        self.unheld = 0
+        return True
 
     cdef void leave(self, uint64_t key) noexcept:
         """Gives back a place that `enter` took."""
         cdef InFlightSlot* slot = inflight_slot(self.own, key | 1)
         slot.count -= 1
+        if slot.count == 0:
+            self.unheld += 1
 
     def count(self, uint64_t key):
         """How many places under `key` are taken."""
@@ -100,7 +114,7 @@ cdef class InFlight:
 
     def clear(self, int page):
         """Forgets what the process of `page` held; only after it was reaped. False: the lock is not free."""
-        if not inflight_lock(self.header):
+        if not inflight_lock(self.header, &self.busy_until_ns):
             return False
         memset(self.tables + <uint64_t>page * INFLIGHT_SLOTS, 0, TABLE_SIZE)
         pthread_mutex_unlock(<void*>self.header)

@@ -15,7 +15,7 @@ from ratelimitd.http.request cimport (
     accepts_text, asks_for_upgrade, believed_values, needs_care, origin_line, request_text,
 )
 from ratelimitd.http.second_reader cimport Witness
-from ratelimitd.limits.inflight cimport FULL
+from ratelimitd.limits.inflight cimport ENTERED, FULL, Entered
 from ratelimitd.limits.decision cimport ADMIT, AGAIN, AMBIGUOUS, BANNED, DENY, LIMIT, Decision, Limiter
 from ratelimitd.proxy.clock cimport boottime_us
 from ratelimitd.proxy.exchange cimport (
@@ -26,6 +26,7 @@ from ratelimitd.proxy.live cimport CLIENT_GONE, DENIED, LIMITED, MALFORMED, SHED
 from ratelimitd.errors import ClientFault
 from ratelimitd.http import head as _head
 from ratelimitd.limits import values
+from ratelimitd.proxy.identity import peer_of
 
 # Sent twice, they do what they do once (RFC 9110, 9.2.2); TRACE is of no use here.
 cdef frozenset IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
@@ -43,13 +44,14 @@ cdef class ClientConnection(Exchange):
 
     def connection_made(self, transport):
         cdef Policy policy = self.live.policy
-        peer = transport.get_extra_info("peername")
         self.transport = transport
         self.write = transport.write
-        self.peer = peer[0] if type(peer) is tuple else "unix"
+        self.peer = peer_of(transport)
         self.live.slots[self.listener.idle_slot] += 1
         self.live.connections.add(self)
-        if len(self.live.connections) > policy.connections_bound:
+        if self.peer is None:
+            self.cut()
+        elif len(self.live.connections) > policy.connections_bound:
             self.live.slots[self.live.refused_total_slot] += 1
             self.cut()
         elif not self._has_place(policy):
@@ -61,12 +63,13 @@ cdef class ClientConnection(Exchange):
     cdef bint _has_place(self, Policy policy):
         """Whether the peer may have one connection more; who is exempt always may."""
         cdef uint64_t key = policy.identify.peer(self.peer).place_key
+        cdef Entered entered
         if key == 0:
             return True
-        if self.live.inflight.enter(key, policy.client_connections_bound) == FULL:
-            return False
-        self.place_key = key
-        return True
+        entered = self.live.inflight.enter(key, policy.client_connections_bound)
+        if entered == ENTERED:
+            self.place_key = key  # where the count was not free no place was taken, and none is given back
+        return entered != FULL
 
     def connection_lost(self, error):
         if self.state == ASKED or self.state == ANSWERING or self.state == BODY:
@@ -94,8 +97,11 @@ cdef class ClientConnection(Exchange):
             self.at = 0
             self._take_body(data)
         elif self.state < LINGERING:
-            self.buffer += data
-            if PyBytes_GET_SIZE(self.buffer) - self.at > MOST_PIPELINED:
+            # What was used up goes: who always asks ahead never lets the buffer run empty.
+            self.buffer = self.buffer[self.at :] + data
+            self.resume -= min(self.resume, <size_t>self.at)
+            self.at = 0
+            if PyBytes_GET_SIZE(self.buffer) > MOST_PIPELINED:
                 self.pause_reading(True)
 
     def eof_received(self):
@@ -279,7 +285,7 @@ cdef class ClientConnection(Exchange):
         cdef Policy policy = self.policy
         cdef Decision decision = policy.limiter.decide(head, self.client, text, self.trusted, boottime_us())
         cdef int i
-        if decision == AGAIN:
+        while decision == AGAIN:
             decision = policy.limiter.decide_again(boottime_us())
         self.decided_us = policy.limiter.decided.at_us
         if decision == ADMIT:
@@ -358,7 +364,8 @@ cdef class ClientConnection(Exchange):
         )
         if policy.log is not None:
             self.request_id = policy.forwarding.id
-        if self.route.upstream.replaces_host and head.host >= 0:
+        self.hostless = head.host < 0 or self.route.upstream.replaces_host
+        if self.hostless and head.host >= 0:
             head.fields[head.host].drop = 1
         self.request = head.render(origin_line(head), lines, body_end)
         self.at = body_end
@@ -435,7 +442,7 @@ cdef class ClientConnection(Exchange):
 
     cdef void upstream_is_open(self):
         if self.body_left:
-            self.pause_reading(False)
+            self.pause_reading(self.connection.full)
 
     cdef void upstream_is_full(self, bint full):
         if self.body_left:

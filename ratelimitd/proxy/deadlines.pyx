@@ -62,11 +62,11 @@ cdef class Wheel:
         head._previous = timed
 
     def advance(self, uint64_t tick):
-        """Expires all that is due up to and including `tick`."""
+        """Expires all that is due up to and including `tick`. What one that raises leaves behind in its slot is
+        expired by the next call."""
         cdef Timed head, timed
         cdef uint64_t deadline
-        while self.now < tick:
-            self.now += 1
+        while True:
             head = <Timed>self._slots[self.now % SLOTS]
             while head._next is not head:
                 timed = head._next
@@ -77,3 +77,6 @@ cdef class Wheel:
                     self._link(timed, deadline)
                 elif deadline:
                     timed.expire()
+            if self.now >= tick:
+                break
+            self.now += 1

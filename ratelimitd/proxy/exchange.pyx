@@ -6,10 +6,6 @@ once, and then the connection is kept, closed, cut or read empty: an unread rest
 the next request, and a last answer is never lost to a reset. How requests come in is `client`'s business.
 """
 
-import os
-import socket
-import struct
-
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint64_t
 
@@ -25,6 +21,14 @@ from ratelimitd.proxy.live cimport (
 from ratelimitd.proxy.upstream cimport Downstream
 
 from ratelimitd.segment import series as _series
+
+cdef extern from "<sys/socket.h>" nogil:
+    const int SOL_SOCKET
+    const int SO_LINGER
+    struct linger:
+        int l_onoff
+        int l_linger
+    int setsockopt(int fd, int level, int name, const void* value, unsigned int size)
 
 cdef enum:
     MOST_DISCARDED = 65536
@@ -42,7 +46,6 @@ cdef int outcome_index
 for outcome_index in range(8):
     OUTCOME_NAMES[outcome_index] = PyBytes_AS_STRING(OUTCOMES[outcome_index])
     OUTCOME_SIZES[outcome_index] = len(_series.OUTCOMES[outcome_index])
-cdef bytes NO_LINGER = struct.pack("ii", 1, 0)
 
 
 cdef class Exchange(Downstream):
@@ -173,6 +176,7 @@ cdef class Exchange(Downstream):
         cdef int64_t duration_us
         cdef int i
         cdef uint64_t now_us = 0
+        self.request = None
         for i in range(self.held_count):
             live.inflight.leave(self.held[i])
         self.held_count = 0
@@ -273,6 +277,9 @@ cdef class Exchange(Downstream):
     cdef void await_next(self):
         """Ready for the next request, which may be in the buffer already."""
         self.state = IDLE
+        if self.live.draining and self.at == PyBytes_GET_SIZE(self.buffer):
+            self._close()  # its answer had begun, and said nothing of an end, before the worker was to drain
+            return
         if PyBytes_GET_SIZE(self.buffer) - self.at <= MOST_PIPELINED:
             self.pause_reading(False)
         self.live.wheel.set(self, self.policy.idle_ms)
@@ -308,10 +315,12 @@ cdef class Exchange(Downstream):
     cdef void _cut_answer(self):
         """Ends an answer that has begun and will not be finished. Where its end is that of the connection, a
         reset is all that tells the client."""
+        cdef linger no_linger
         if self.until_close:
-            duplicate = socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno()))
-            duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
-            duplicate.close()
+            no_linger.l_onoff, no_linger.l_linger = 1, 0
+            setsockopt(
+                self.transport.get_extra_info("socket").fileno(), SOL_SOCKET, SO_LINGER, &no_linger, sizeof(no_linger)
+            )
         self.cut()
 
     cdef void pause_reading(self, bint pause):

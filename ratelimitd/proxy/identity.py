@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import socket
 from typing import TYPE_CHECKING, Final
 
 from ratelimitd.limits.charges import Client
@@ -22,12 +23,22 @@ from ratelimitd.limits.keys import (
 from ratelimitd.limits.table import siphash24
 
 if TYPE_CHECKING:
+    import asyncio
+
     from ratelimitd.config.model import Clients
 
 _REMEMBERED: Final = 8192
 # No limit has the id 0, so no key of a limit is a key of connections.
 _PLACES: Final = b"\0\0x"
 _FIELDS: Final = {"x-forwarded-for": b"x-forwarded-for", "forwarded": b"forwarded", "none": None}
+
+
+def peer_of(transport: asyncio.BaseTransport) -> str | None:
+    """The address at the other end; `unix` on a Unix socket, None when it went before it could be asked."""
+    peer = transport.get_extra_info("peername")
+    if isinstance(peer, tuple):
+        return str(peer[0])
+    return "unix" if transport.get_extra_info("socket").family == socket.AF_UNIX else None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

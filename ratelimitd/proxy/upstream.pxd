@@ -16,6 +16,7 @@ cdef class Downstream(Timed):
         Server server  # the one that was asked last
         bytes request  # what is to be sent, kept until the answer begins
         bint request_whole  # `request` is all of it: it can be sent once more
+        bint hostless  # it has no Host: that of the server is put in
         bint idempotent
         bint is_head
         int minor  # of the HTTP version; 0 knows no chunks: it gets the content and then the end
@@ -89,6 +90,7 @@ cdef class Connection(Timed):
         bint used  # it has served before
         bint keep
         bint paused
+        bint full  # the server takes no more just now
         int64_t left
         ChunkedReader chunks
         uint64_t answered_us

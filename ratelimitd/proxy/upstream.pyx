@@ -186,12 +186,6 @@ cdef class Upstream:
                 server.failures = 0
                 return
 
-    def close_idle(self):
-        """Closes what is kept for later: the worker ends, or the upstream is no longer configured."""
-        for server in self.servers:
-            for connection in list((<Server>server).idle):
-                (<Connection>connection).transport.close()
-
 
 cdef class Connection(Timed):
     """One connection to a server; at most one request is on it."""
@@ -215,10 +209,12 @@ cdef class Connection(Timed):
         self.keep = False
         self.upstream.wheel.clear(self)
         self.server.took(1)
-        if self.upstream.replaces_host:
+        if asker.hostless:
             line, _, rest = request.partition(b"\n")
             request = b"%b\n%b%b" % (line, self.server.host_line, rest)
         self.write(request)
+        if self.full:
+            asker.upstream_is_full(True)  # since the request before, perhaps: it is told when that changes
 
     cdef void pause(self, bint pause):
         """Whoever asked takes no more of the answer just now."""
@@ -417,10 +413,12 @@ cdef class Connection(Timed):
             self._fails("it ends before it is complete", True)
 
     def pause_writing(self):
+        self.full = True
         if self.asker is not None:
             self.asker.upstream_is_full(True)
 
     def resume_writing(self):
+        self.full = False
         if self.asker is not None:
             self.asker.upstream_is_full(False)
 

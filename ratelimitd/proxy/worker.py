@@ -59,6 +59,9 @@ class Worker:
         self._servers: list[asyncio.Server] = []
         self._config: Config | None = None
         self._compiled: tuple[int, Config, Policy] | None = None
+        # What is asked of a reload is done in its order: to compile takes a while, and a worker that has just
+        # become ready is told to compile and to swap in one breath.
+        self._reloading = asyncio.Lock()
         self._drain_by_us = 0
         self._lag = Lag()
         self._ticks: Ticks | None = None
@@ -78,7 +81,7 @@ class Worker:
             case orders.Compile():
                 self._loop.create_task(self._compile(order))
             case orders.Swap():
-                self._swap(order)
+                self._loop.create_task(self._swap(order))
             case orders.Drain():
                 self._drain()
             case orders.Stop():
@@ -156,21 +159,23 @@ class Worker:
             config = msgspec.msgpack.decode(order.config, type=Config)
             return order.generation, config, self._compiler.compile(config, order.generation + 1)
 
-        try:
-            self._compiled = await self._loop.run_in_executor(None, compiled)
-        except (RatelimitdError, KeyError, ValueError) as error:
-            self._channel.send(orders.Failed(f"cannot compile the configuration: {error}"))
-            return
-        self._channel.send(orders.Compiled(order.generation))
+        async with self._reloading:
+            try:
+                self._compiled = await self._loop.run_in_executor(None, compiled)
+            except (RatelimitdError, KeyError, ValueError) as error:
+                self._channel.send(orders.Failed(f"cannot compile the configuration: {error}"))
+                return
+            self._channel.send(orders.Compiled(order.generation))
 
-    def _swap(self, order: orders.Swap) -> None:
-        if self._compiled is None or self._compiled[0] != order.generation:
-            self._channel.send(orders.Failed(f"generation {order.generation} was not compiled"))
-            return
-        _, self._config, policy = self._compiled
-        self._compiled = None
-        self._live.swap(policy)
-        self._channel.send(orders.Swapped(order.generation))
+    async def _swap(self, order: orders.Swap) -> None:
+        async with self._reloading:
+            if self._compiled is None or self._compiled[0] != order.generation:
+                self._channel.send(orders.Failed(f"generation {order.generation} was not compiled"))
+                return
+            _, self._config, policy = self._compiled
+            self._compiled = None
+            self._live.swap(policy)
+            self._channel.send(orders.Swapped(order.generation))
 
     def _drain(self) -> None:
         """Accept nothing more and finish what is there, within `timeouts.drain`."""

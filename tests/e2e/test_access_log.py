@@ -161,6 +161,22 @@ def test_combined_is_what_log_tools_expect(
     assert rest.partition("] ")[2] == '"GET /fast/x HTTP/1.1" 200 37 "http://shop/" "a \\"b\\""\n'
 
 
+def test_fields_of_one_request_are_not_looked_for_in_another(
+    start_daemon: StartDaemon, nginx: Nginx, gunicorn: Gunicorn, tmp_path: Path
+) -> None:
+    """A head that is refused for its first line has no fields, whatever stands where others had theirs."""
+    path = tmp_path / "access.log"
+    log = f"{{access: combined, destination: {path}}}"
+    daemon = start_daemon(*configured(tmp_path, nginx, gunicorn, log))
+    before = request("/fast/x", "User-Agent: a", "Referer: http://shop/")
+    start = b"GET /fast/x HTTP/1.1"
+    alike = start + before.removeprefix(start).rstrip().replace(b"\r\n", b"  ") + b"\r\n\r\n"
+    exchange(daemon, before)
+    assert exchange(daemon, alike).startswith(b"HTTP/1.1 400 ")
+    line = wait_until(lambda: path.read_text().splitlines()[1:], "two lines")[0]
+    assert line.endswith(' "-" "-"')
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_decided_instants_of_what_passed_show_no_window_over_the_limit(
     start_daemon: StartDaemon, nginx: Nginx, workers: int

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+import threading
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,8 @@ import pytest
 
 from tests.conftest import StartDaemon
 from tests.daemon import has_ended
+from tests.proxy.recording import Connection, Recording
+from tests.proxy.talking import Client
 from tests.servers import ANSWER, LOOPBACK, Gunicorn, Nginx, wait_until
 
 TIME_WAIT: Final = "06"
@@ -81,6 +84,38 @@ def test_a_signal_drains_what_is_in_flight(
         daemon.send(number)
         assert [answer.result()[0] for answer in answers] == [200] * 8
     assert daemon.wait() == 0
+
+
+def test_a_connection_whose_answer_had_begun_ends_with_it(start_daemon: StartDaemon) -> None:
+    """The head of that answer promised to keep the connection; the worker must not wait for an idle one."""
+    go = threading.Event()
+
+    def in_two_parts(connection: Connection, head: bytes) -> None:  # noqa: ARG001
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab")
+        assert go.wait(10)
+        connection.send(b"cd")
+
+    with Recording() as recording:
+        recording.script = in_two_parts
+        daemon = start_daemon("--upstream", recording.url)
+        with Client(daemon.port) as client:
+            client.send(b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n")
+            assert not client.head().closes
+            daemon.send(signal.SIGTERM)
+            wait_until(lambda: "draining" in daemon.stderr, "the daemon drains")
+            wait_until(lambda: refuses(daemon.port), "no new connection is accepted")
+            go.set()
+            assert client.rest() == b"abcd"
+        daemon.wait()
+    assert "cut off" not in daemon.stderr
+
+
+def refuses(port: int) -> bool:
+    try:
+        socket.create_connection((LOOPBACK, port), 10).close()
+    except OSError:
+        return True
+    return False
 
 
 def test_ctrl_c_reaches_the_whole_group_and_still_drains(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -174,3 +177,17 @@ def test_a_value_is_matched_whole() -> None:
     matches = Matcher(Match(header=(("X-Plan", "gold"),)), for_limit=False)
     assert not matches(request(plan="gold\n"))
     assert not matches(request(plan="marigold"))
+
+
+@given(st.text("ab*", max_size=7), st.text("ab", max_size=9))
+def test_a_star_is_any_rest(pattern: str, path: str) -> None:
+    expected = re.fullmatch("/" + ".*".join(pattern.split("*")), "/" + path)
+    match = Match(path=("/" + pattern,))
+    assert holds(match, b"/" + path.encode(), for_limit=False) == bool(expected)
+
+
+def test_a_long_path_costs_no_more_than_its_length() -> None:
+    """Each part between two stars is looked for once, not again from every place where the one before is."""
+    began_s = time.process_time()
+    assert not holds(Match(path=("/*a/*a/*a/*b",)), b"/a" * 4_000, for_limit=True)
+    assert time.process_time() - began_s < 1

@@ -131,3 +131,18 @@ def test_many_keys_that_come_and_go_do_not_fill_the_table() -> None:
     assert [places.count(key) for key in kept] == [1] * len(kept)
     assert not any(places.try_enter(key, 1) for key in kept)
     os.close(fd)
+
+
+def test_more_keys_than_there_is_room_for_are_refused_and_harm_nobody() -> None:
+    fd, memory = new_memory()
+    places = InFlight(memory, 0, PAGES, 1)
+    places.initialise()
+    keys = [key << 17 | 2 for key in range(1, 65_536)]
+    held = [key for key in keys if places.try_enter(key, 1)]
+    assert 50_000 < len(held) < len(keys)
+    assert all(places.count(key) == 1 for key in held)
+    for key in held:
+        places.release(key)
+    assert not any(places.count(key) for key in held)
+    assert all(places.try_enter(key, 1) for key in keys[-1_000:])
+    os.close(fd)

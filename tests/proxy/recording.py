@@ -118,8 +118,12 @@ def answering_then_closing(*parts: bytes) -> Script:
 class Recording:
     """The server; `connections` are those that came since the last `clear`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, segment: int = 0, receive_buffer: int = 0) -> None:
         self._listener = socket.create_server((LOOPBACK, 0))
+        if segment:
+            self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment)
+        if receive_buffer:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.port: Final[int] = self._listener.getsockname()[1]
         self.connections: list[Connection] = []
         self.script: Script = answer_ok

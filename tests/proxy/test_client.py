@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
+import socket
+import struct
 import threading
+from pathlib import Path
 
 import pytest
 
 from tests.daemon import Daemon
 from tests.http import corpus
-from tests.proxy.recording import Connection, Recording, answering, fields, values
+from tests.proxy.recording import OK, Connection, Recording, answering, fields, values
 from tests.proxy.talking import Client, get, post
 from tests.servers import wait_until
 
@@ -266,6 +271,13 @@ def test_http_1_0_head(daemon: Daemon, upstream: Recording, framing: bytes) -> N
         assert client.is_closed()
 
 
+def test_http_1_0_without_a_host_asks_for_that_of_the_server(daemon: Daemon, upstream: Recording) -> None:
+    """It is passed on as HTTP/1.1, in which every request has a Host: servers answer 400 without one."""
+    with Client(daemon.port) as client:
+        assert client.ask(b"GET /old HTTP/1.0\r\n\r\n").status == 200
+    assert [values(request, "host") for request in upstream.requests] == [[f"127.0.0.1:{upstream.port}"]]
+
+
 def test_http_1_0_may_keep_its_connection(daemon: Daemon, upstream: Recording) -> None:
     with Client(daemon.port) as client:
         for _ in range(3):
@@ -411,6 +423,44 @@ def test_a_web_server_that_does_not_read_stops_the_client(daemon: Daemon, upstre
     assert upstream.requests[0].endswith(body)
 
 
+def test_a_web_server_that_takes_only_the_start_stops_the_client(tmp_path: Path) -> None:
+    """What came with the head is more than the new connection takes at once: it is full before it is used."""
+    with Recording(segment=536, receive_buffer=4_096) as recording:
+        daemon = Daemon(tmp_path, ["--upstream", recording.url])
+        try:
+            daemon.wait_ready()
+            (worker,) = daemon.workers()
+            go = threading.Event()
+
+            def late(connection: Connection, head: bytes) -> None:
+                if b" /late " in head:
+                    assert go.wait(20)
+                else:
+                    connection.read_body(head)
+                    connection.send(OK)
+                connection.close()
+
+            recording.script = late
+            with Client(daemon.port) as client:
+                # The system learns from a first body to take much at once.
+                assert client.ask(post(bytes(4 * MIB))).status == 200
+                before = resident_kib(worker)
+                request = post(bytes(100 * MIB), target="/late")
+                os.kill(worker, signal.SIGSTOP)
+                client.sock.settimeout(1)
+                sent = client.sock.send(memoryview(request)[:MIB])
+                os.kill(worker, signal.SIGCONT)
+                with contextlib.suppress(TimeoutError):
+                    while sent < len(request):
+                        sent += client.sock.send(memoryview(request)[sent : sent + MIB])
+                assert sent < SYSTEM_BUFFERS
+                assert resident_kib(worker) - before < 4_096
+                go.set()
+            daemon.finish()
+        finally:
+            daemon.stop()
+
+
 def test_a_client_that_asks_on_and_on_and_never_reads(daemon: Daemon, upstream: Recording) -> None:
     (worker,) = daemon.workers()
     upstream.script = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 20000\r\n\r\n" + bytes(20_000))
@@ -427,6 +477,48 @@ def test_a_client_that_asks_on_and_on_and_never_reads(daemon: Daemon, upstream: 
         client.sock.settimeout(10)
         for _ in range(10):
             assert client.answer().status == 200
+
+
+def test_a_client_that_always_asks_ahead_is_not_kept_in_memory(daemon: Daemon, upstream: Recording) -> None:
+    """Its buffer never runs empty: each answer finds the next requests there."""
+    (worker,) = daemon.workers()
+    sent = threading.Semaphore(0)
+
+    def when_there_are_more(connection: Connection, head: bytes) -> None:  # noqa: ARG001
+        assert sent.acquire(timeout=10)
+        connection.send(OK)
+
+    upstream.script = when_there_are_more
+    request = get("/", "X-Padding: " + "x" * 8_000)
+    before = resident_kib(worker)
+    with Client(daemon.port) as client:
+        client.send(request * 6)
+        for _ in range(1_500):
+            client.send(request)
+            sent.release()
+            assert client.answer().status == 200
+        assert resident_kib(worker) - before < 4_096
+        for _ in range(6):
+            sent.release()
+            assert client.answer().status == 200
+
+
+def test_a_client_that_has_gone_before_it_was_asked_who_it_is(daemon: Daemon, upstream: Recording) -> None:
+    """What it sent is still there to be read, but nobody's: no limit, no list could say anything of it."""
+    (worker,) = daemon.workers()
+    with Client(daemon.port) as client:
+        assert client.ask(get("/first")).status == 200  # and a kept connection waits for the next request
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        with Client(daemon.port) as client:
+            client.send(get("/nobody"))
+            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    with Client(daemon.port) as client:
+        assert client.ask(get("/somebody")).status == 200
+    assert b"/nobody" not in upstream.received
+    wait_until(lambda: daemon.metrics().total("ratelimitd_connections") == 0, "no connection")
 
 
 # --- what is answered here
