@@ -83,6 +83,11 @@ def quote(text: str) -> str:
     return repr(shown) if shown.isprintable() else ascii(shown)
 
 
+def quote_path(path: str) -> str:
+    """A path for a message: whole, since its end is what one looks for."""
+    return repr(path) if path.isprintable() else ascii(path)
+
+
 def place_of(node: Node, *path: str | int) -> Place:
     """The place of what `path` leads to, or of the last node on the way that exists."""
     for part in path:
@@ -100,7 +105,7 @@ def place_of(node: Node, *path: str | int) -> Place:
 def read_bytes(path: str, largest: int = LARGEST_FILE, mention: Place | None = None) -> bytes:
     """The content of a regular file; problems are reported at `mention`, or at the file itself."""
     place = mention or Place(path, 1, 1)
-    subject = f"the file {quote(path)}" if mention else "the file"
+    subject = f"the file {quote_path(path)}" if mention else "the file"
     try:
         # O_NONBLOCK: opening a FIFO must not hang.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

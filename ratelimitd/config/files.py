@@ -12,7 +12,7 @@ from collections import abc as collections
 from typing import Any
 
 from ratelimitd.config import addresses, kinds
-from ratelimitd.config.document import Node, Place, quote, read_bytes
+from ratelimitd.config.document import Node, Place, quote, quote_path, read_bytes
 from ratelimitd.config.reader import Context, Kind, resolve_path
 from ratelimitd.errors import ConfigError
 
@@ -31,6 +31,12 @@ class PathKind(Kind):
         text = kinds.text(self.noun).read(node, context)
         if text in self.words:
             return text
+        if self.words and "/" not in text:
+            words = " nor ".join(self.words)
+            raise context.error(
+                node.place,
+                f"{quote(text)} is neither {words}, nor a path such as /var/log/ratelimitd/access.log",
+            )
         try:
             return self.take(resolve_path(text, node.place), node.place)
         except ConfigError as error:
@@ -56,14 +62,14 @@ def _content(path: str, place: Place) -> bytes:
 def _socket(path: str, place: Place) -> str:
     if len(os.fsencode(path)) > addresses.LONGEST_UNIX_PATH:
         raise place.error(
-            f"{quote(path)} is longer than the {addresses.LONGEST_UNIX_PATH} bytes of a Unix socket's path"
+            f"{quote_path(path)} is longer than the {addresses.LONGEST_UNIX_PATH} bytes of a socket's path"
         )
     return path
 
 
 def _directory(path: str, place: Place) -> str:
     if not os.path.isdir(path):
-        raise place.error(f"there is no directory {quote(path)}")
+        raise place.error(f"there is no directory {quote_path(path)}")
     return path
 
 

@@ -12,7 +12,17 @@ import os
 from collections import abc as collections
 
 from ratelimitd.config import files
-from ratelimitd.config.document import Document, Mapping, Node, Scalar, Sequence, parse, quote, read_bytes
+from ratelimitd.config.document import (
+    Document,
+    Mapping,
+    Node,
+    Scalar,
+    Sequence,
+    parse,
+    quote,
+    quote_path,
+    read_bytes,
+)
 from ratelimitd.config.reader import Context, collecting
 from ratelimitd.errors import Problem
 
@@ -54,7 +64,9 @@ def _included(root: Mapping, environ: collections.Mapping[str, str]) -> list[str
     try:
         names = sorted(os.listdir(directory))
     except OSError as error:
-        raise node.place.error(f"the directory {quote(directory)} cannot be read: {error.strerror}") from None
+        raise node.place.error(
+            f"the directory {quote_path(directory)} cannot be read: {error.strerror}"
+        ) from None
     return [
         os.path.join(directory, name) for name in names if name.endswith(".yaml") and not name.startswith(".")
     ]

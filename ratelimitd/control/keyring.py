@@ -7,6 +7,7 @@ text may be the key of several limits; without a limit's name it means all of th
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 from typing import TYPE_CHECKING
 
 from ratelimitd.config import units
@@ -55,6 +56,12 @@ class Keyring:
 
     def find(self, texts: Sequence[str], limit: str | None) -> tuple[Key, ...]:
         """The keys that `texts` mean: one for each thing that the limit counts by, or what a list shows."""
+        for text in texts:
+            if is_network(text):
+                raise ValueError(
+                    f"{text!r} is a network, and a key is a single one: put networks into clients.deny, "
+                    "or name an address"
+                )
         limits = [one for one in self._config().limits if limit in (None, one.name)]
         if not limits:
             names = ", ".join(one.name for one in self._config().limits) or "none"
@@ -210,6 +217,14 @@ class Keyring:
             ban_id = self._segment.registry.limit_id(ban_name(key.limit.name), key.limit.ban.within_ms * 1000)
             counted = material(ban_id, (("client", first.to_bytes(8, "little")),))
             yield siphash24(counted, self._segment.secret)
+
+
+def is_network(text: str) -> bool:
+    """Whether a text is a network in CIDR notation."""
+    try:
+        return "/" in text and bool(ipaddress.ip_network(text, strict=False))
+    except ValueError:
+        return False
 
 
 def _window_answer(rate: Rate, peeked: Peeked | None, now_us: int) -> WindowAnswer:

@@ -317,7 +317,7 @@ cdef class ClientConnection(Exchange):
             self.reply(403, "what a limit counts by is missing", DENIED, limit, NOTHING, False,
                         accepts_text(head))
         elif decision == BANNED:
-            self.reply(403, "refused too often: denied for a while", DENIED, limit, NOTHING, False,
+            self.reply(403, "this client is banned for a while", DENIED, limit, NOTHING, False,
                         accepts_text(head))
         elif decision == AMBIGUOUS:
             self.reply(400, "what a limit counts by is there twice", MALFORMED, limit, NOTHING, True, False)
