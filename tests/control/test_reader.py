@@ -46,20 +46,11 @@ def programs(file: Path) -> list[int]:
     return [pid for pid in children_of(os.getpid()) if str(file).encode() in command_line(pid)]
 
 
-<<<<<<< HEAD
 def take_long(file: Path) -> None:
     """Makes it a file whose reading takes seconds: a long list of networks."""
     networks = (f"10.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}\n" for n in range(0, 1_000_000, 2))
     file.with_name("networks").write_text("".join(networks))
     file.write_text(GOOD + "clients: {deny: ['file:networks']}\n")
-=======
-def grow(file: Path) -> None:
-    """Makes it a file whose reading takes a second."""
-    file.with_name("denied").write_text(
-        "\n".join(f"10.{n >> 8 & 255}.{n & 255}.{n >> 16}" for n in range(500_000))
-    )
-    file.write_text(GOOD + "clients: {deny: ['file:denied']}\n")
->>>>>>> tests6
 
 
 def write_headers(file: Path, most: int, more: str = "") -> None:
@@ -105,11 +96,7 @@ def test_a_program_that_was_killed_is_replaced(file: Path) -> None:
 
 
 def test_a_copy_that_dies_is_told(file: Path) -> None:
-<<<<<<< HEAD
     take_long(file)
-=======
-    grow(file)
->>>>>>> tests6
 
     async def read() -> None:
         async with reading(file) as (reader, program):
@@ -122,11 +109,7 @@ def test_a_copy_that_dies_is_told(file: Path) -> None:
 
 
 def test_closing_ends_a_copy_that_reads(file: Path) -> None:
-<<<<<<< HEAD
     take_long(file)
-=======
-    grow(file)
->>>>>>> tests6
 
     async def read() -> None:
         async with reading(file) as (reader, program):
