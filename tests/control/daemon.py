@@ -141,8 +141,12 @@ class Daemon:
 
     def close(self) -> None:
         if self.process.poll() is None:
+            left = self.workers()
             self.process.kill()
             self.process.wait()
+            for pid in left:  # one that still has clients would wait for them
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         self._stderr.close()
 
 
