@@ -15,8 +15,8 @@ import pytest
 from tests.daemon import COMMAND
 from tests.servers import Process, wait_until
 
-# Two that start at the same moment may choose the same port.
-pytestmark = pytest.mark.xdist_group("demo")
+# Two that start at the same moment may choose the same port: these run alone.
+pytestmark = pytest.mark.timing
 
 
 @pytest.fixture
