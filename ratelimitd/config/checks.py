@@ -14,6 +14,7 @@ from ratelimitd.config.reader import raise_all
 from ratelimitd.errors import Problem
 
 MOST_RATES = 16  # what one decision of the table can charge
+MOST_CONCURRENT = 8  # limits of concurrency that one request can hold places of
 
 
 def complete(config: model.Config, root: Node | None) -> model.Config:
@@ -33,6 +34,10 @@ def complete(config: model.Config, root: Node | None) -> model.Config:
         message = (
             f"more than {MOST_RATES} rates apply to one request, the most that is counted at once: {names}"
         )
+        problems.append(_place(root, "limits").problem(message))
+    concurrent = [limit.name for limit in config.limits if limit.concurrent]
+    if len(concurrent) > MOST_CONCURRENT:
+        message = f"more than {MOST_CONCURRENT} limits are `concurrent`: {', '.join(concurrent)}"
         problems.append(_place(root, "limits").problem(message))
     raise_all(problems)
     return with_routes(config)

@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 
     from ratelimitd.config.model import Config, Limit, Match, Rate
 
-# More rates than this cannot be charged at once.
-MOST_CHARGES: Final = 16
-# Limits of concurrency that one request can hold places of.
-MOST_HELD: Final = 8
-
 _TEXTUAL: Final = frozenset({"host", "path"})
 
 
