@@ -107,11 +107,6 @@ def capacity_and_cost(daemon: Daemon) -> tuple[float, float]:
     return proxied.rate, min(0.9, proxied.rate / refused.rate)
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="under a quota of a part of a CPU a full loop is late by the quota's own pauses, which the law "
-    "takes for a queue: it sheds more than it must, the critical class included",
-)
 def test_a_surge_is_shed_and_what_passes_is_what_is_possible(
     start_daemon: StartDaemon, nginx: Nginx, tmp_path: Path
 ) -> None:
