@@ -124,7 +124,7 @@ def test_started_reloaded_stopped(site: Site) -> None:
 
     site.configure(rate="3/1h")
     site.systemctl("reload", UNIT)
-    wait_until(lambda: "reloaded: changed limits" in site.machine.journal("-u", UNIT), "it has reloaded")
+    wait_until(lambda: "reloaded: limit " in site.machine.journal("-u", UNIT), "it has reloaded")
     assert [site.status() for _ in range(4)] == [200, 200, 200, 429]
     assert site.property("ActiveState") == "active"
 
