@@ -69,6 +69,7 @@ class Daemon:
         path: str = "",
     ) -> None:
         self.lines: list[str] = []
+        self._workers_seen: set[int] = set()
         self.process = subprocess.Popen(
             [*run_by, sys.executable, "-c", PROGRAM, msgspec.json.encode(config).decode(), path, *command],
             stderr=subprocess.PIPE,
@@ -137,14 +138,17 @@ class Daemon:
     def workers(self) -> list[int]:
         """Pids of its workers, from the kernel."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [pid for pid in map(int, children.split()) if b"--segment" in command_line(pid)]
+        found = [pid for pid in map(int, children.split()) if b"--segment" in command_line(pid)]
+        self._workers_seen.update(found)
+        return found
 
     def close(self) -> None:
         if self.process.poll() is None:
-            left = self.workers()
+            self.workers()
             self.process.kill()
             self.process.wait()
-            for pid in left:  # one that still has clients would wait for them
+        for pid in self._workers_seen:  # one that still has clients would wait for them
+            if b"--segment" in command_line(pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         self._stderr.close()
