@@ -45,7 +45,6 @@ UNSUPPORTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "upstreams.*.queue": (_other_than(model.Upstream), "queues"),
     "upstreams.*.retry": (_other_than(model.Upstream), "retries other than the default"),
     "upstreams.*.tls": (_always, "TLS towards servers"),
-    "routes[].streaming": (bool, "streaming routes"),
     "store": (lambda store: store != "memory", "stores other than `memory`"),
     "store_options.deadline": (_not(_STORE.deadline_ms), _REDIS),
     "store_options.prefix": (_not(_STORE.prefix), _REDIS),

@@ -3,7 +3,6 @@
 from libc.stdint cimport uint64_t
 
 from ratelimitd.http.head cimport Head
-from ratelimitd.http.second_reader cimport Witness
 from ratelimitd.limits.charges cimport Client
 from ratelimitd.limits.decision cimport Decision
 from ratelimitd.proxy.exchange cimport Exchange
@@ -20,7 +19,6 @@ cdef class ClientConnection(Exchange):
         bint trusted
         uint64_t place_key  # of the peer's connections; 0: not counted
         bint serving
-        Witness witness
 
     cdef bint _has_place(self, Policy policy)
     cdef bint _read_request(self)
@@ -37,7 +35,10 @@ cdef class ClientConnection(Exchange):
     cdef int _note_refusal(self, Head head, object text) except -1
     cdef void _identify(self, Head head)
     cdef void _forward(self, Head head)
-    cdef void _take_body(self, bytes data)
-    cdef bint _witnessed(self, object data)
+    cdef void _forward_with_body(self, Head head, bytes lines)
+    cdef void _send_parts(self)
+    cdef void _take_body(self)
+    cdef void _end_in_body(self, int status, str detail)
+    cdef bint _end_within_body(self)
     cdef void _send(self)
     cdef void _refuse(self, int status, str detail)

@@ -8,18 +8,18 @@ early waits.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 
-from ratelimitd.http.head cimport Head
+from ratelimitd.http.head cimport TRANSFER_ENCODING, Head
 from ratelimitd.http.request cimport (
     accepts_text, asks_for_upgrade, believed_values, needs_care, origin_line, request_text,
 )
-from ratelimitd.http.second_reader cimport Witness
+from ratelimitd.http.request_body cimport RequestBody
 from ratelimitd.limits.inflight cimport ENTERED, FULL, Entered
 from ratelimitd.limits.decision cimport ADMIT, AGAIN, AMBIGUOUS, BANNED, DENY, LIMIT, Decision, Limiter
 from ratelimitd.proxy.clock cimport boottime_us
 from ratelimitd.proxy.exchange cimport (
-    ANSWERING, ASKED, BODY, CLOSED, DISCARDING, HEAD, IDLE, LINGERING, MOST_PIPELINED, Exchange,
+    ANSWERING, ASKED, BODY, CLOSED, DISCARDING, HEAD, IDLE, LINGERING, MOST_DISCARDED, MOST_PIPELINED, Exchange,
 )
 from ratelimitd.proxy.live cimport CLIENT_GONE, DENIED, LIMITED, MALFORMED, SHED, Listener, Policy, Route
 
@@ -32,6 +32,7 @@ from ratelimitd.proxy.identity import peer_of
 cdef frozenset IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 cdef frozenset METHODS = _head.METHODS
 cdef bytes NOTHING = b""
+cdef str BODY_TOO_LARGE = "the body is larger than bounds.body"
 
 
 cdef class ClientConnection(Exchange):
@@ -95,7 +96,7 @@ cdef class ClientConnection(Exchange):
         elif self.body_left and self.state != LINGERING and self.state != CLOSED:
             self.buffer = data
             self.at = 0
-            self._take_body(data)
+            self._take_body()
         elif self.state < LINGERING:
             # What was used up goes: who always asks ahead never lets the buffer run empty.
             self.buffer = self.buffer[self.at :] + data
@@ -105,8 +106,10 @@ cdef class ClientConnection(Exchange):
                 self.pause_reading(True)
 
     def eof_received(self):
-        if self.state == IDLE or self.state == HEAD or self.state >= DISCARDING or self.body_left:
+        if self.state == IDLE or self.state == HEAD or self.state >= DISCARDING:
             return False
+        if self.body_left:
+            return self._end_within_body()
         # The request is whole: a client may close its side and still read the answer, and those to the
         # requests that it sent along.
         self.ended = True
@@ -165,13 +168,12 @@ cdef class ClientConnection(Exchange):
     cdef void _take_head(self, Head head):
         """One whole head, well formed: on with the request."""
         cdef bytes method = head.method()
-        self.witness = None
+        self.body = None
         self.minor = head.minor
         self.keep_alive = head.keep_alive
         self.is_head = head.is_head
         self.expects_continue = head.expects_continue
-        self.body_left = max(head.content_length, 0)
-        self.bytes_in += self.body_left
+        self.body_left = 1 if head.chunked else max(head.content_length, 0)
         self.idempotent = method in IDEMPOTENT
         if self._is_served(head, method) and self._admit(head, method):
             self._forward(head)
@@ -210,15 +212,13 @@ cdef class ClientConnection(Exchange):
             self._refuse(501, "this method is not known here")
         elif method == b"CONNECT":
             self._refuse(405, "this is no forward proxy: CONNECT is not served")
-        elif head.chunked:
-            self._refuse(411, "send the body with Content-Length: chunked requests are not served by this version")
         elif asks_for_upgrade(head):
             self._refuse(501, "protocol upgrades are not served by this version")
         elif not self._is_read_alike(head):
             self._refuse(400, "the request can be read in more than one way")
         else:
             if self.body_left:
-                self.witness = self.live.second_reader.take()
+                self.body = RequestBody(head.content_length, head.chunked, self.live.second_reader.take())
             return True
         return False
 
@@ -237,7 +237,7 @@ cdef class ClientConnection(Exchange):
         cdef Policy policy = self.policy
         cdef object text = None
         if self.body_left > policy.body_bound:
-            self.reply(413, "the body is larger than bounds.body", MALFORMED, None, NOTHING, False, False)
+            self.reply(413, BODY_TOO_LARGE, MALFORMED, None, NOTHING, False, False)
             return False
         try:
             if policy.needs_text or needs_care(head):
@@ -358,7 +358,6 @@ cdef class ClientConnection(Exchange):
     cdef void _forward(self, Head head):
         """Renders the request, reads a small body to its end, and sends both."""
         cdef Policy policy = self.policy
-        cdef Py_ssize_t body_end = min(PyBytes_GET_SIZE(self.buffer), head.end + self.body_left)
         cdef bytes lines = policy.forwarding.lines(
             head, self.peer_lines, self.peer_text, self.listener.scheme, self.trusted
         )
@@ -367,69 +366,88 @@ cdef class ClientConnection(Exchange):
         self.hostless = head.host < 0 or self.route.upstream.replaces_host
         if self.hostless and head.host >= 0:
             head.fields[head.host].drop = 1
-        self.request = head.render(origin_line(head), lines, body_end)
-        self.at = body_end
-        if self.body_left == 0:
-            self.state = ASKED
-            self.request_whole = True
-            self._send()
+        if self.body_left:
+            self._forward_with_body(head, lines)
             return
-        if not self._witnessed(memoryview(self.buffer)[head.end : body_end]):
-            self._refuse(400, "the body can be read in more than one way")
-            return
-        buffered = self.body_left <= policy.buffer_bound and not self.expects_continue
-        self.body_left -= body_end - head.end
-        self.request_whole = self.body_left == 0
+        self.request = head.render(origin_line(head), lines, head.end)
+        self.state = ASKED
+        self.request_whole = True
+        self._send()
+
+    cdef void _forward_with_body(self, Head head, bytes lines):
+        """A small body of a told length is read before a server is chosen; all else goes up as it comes."""
+        cdef Policy policy = self.policy
+        cdef bint chunked = head.chunked
+        cdef bint as_it_comes = (
+            chunked or self.expects_continue or self.route.streaming or self.body_left > policy.buffer_bound
+        )
+        if chunked:
+            head.drop_all(TRANSFER_ENCODING)  # in whatever case it came
+            lines += b"Transfer-Encoding: chunked\r\n"
+        self.request = head.render(origin_line(head), lines, head.end)
         self.moved = 0
         self.live.wheel.set(self, policy.body_ms)
-        if buffered and self.body_left:
-            self.state = BODY
-            self.parts = [self.request]
+        self.state = ASKED if as_it_comes else BODY
+        if not self.read_body(True):
+            self._refuse(400, self.body.fault)
+        elif self.body.length() > <uint64_t>policy.body_bound:
+            self._refuse(413, BODY_TOO_LARGE)
         else:
-            self.state = ASKED
-            self._send()
+            self.parts = [self.request, self.body.part(self.buffer, head.end, self.at)]
+            if as_it_comes or self.body_left == 0:
+                self._send_parts()
 
-    cdef bint _witnessed(self, object data):
-        """Whether the second reader, too, takes these bytes for this body, and for all of it when we do."""
-        cdef Witness witness = self.witness
-        cdef int64_t n = len(data)
-        return n == 0 or (witness.feed(data) and witness.complete == (n == self.body_left))
+    cdef void _send_parts(self):
+        self.request = b"".join(self.parts)
+        self.parts = None
+        self.request_whole = self.body_left == 0
+        self.state = ASKED
+        self._send()
 
-    cdef void _take_body(self, bytes data):
+    cdef void _take_body(self):
         """More of the body that is in work; what lies beyond it is the next request."""
-        cdef int64_t n = min(self.body_left, <int64_t>PyBytes_GET_SIZE(data))
-        cdef bytes part = data if n == PyBytes_GET_SIZE(data) else data[:n]
-        self.at = n
-        self.resume = n
-        self.moved += n
-        if self.state == DISCARDING:
-            self.body_left -= n
-            if self.body_left == 0:
-                self.await_next()
-            return
-        if not self._witnessed(part):
-            self.body_left -= n
-            self.drop_upstream()
-            self.status = self.status or 400
-            self.end_request(MALFORMED)
-            self.cut()
-            return
-        self.body_left -= n
-        if self.state == BODY:
-            self.parts.append(part)
-            if self.body_left == 0:
-                self.request = b"".join(self.parts)
-                self.parts = None
-                self.request_whole = True
-                self.state = ASKED
-                self._send()
-            return
-        if self.connection is not None:
-            self.connection.write(part)
+        cdef bint wanted = self.state != DISCARDING
+        cdef bytes part
+        if not self.read_body(wanted):
+            self._end_in_body(400, self.body.fault)
+        elif not wanted:
+            self._discarded()
+        elif self.body.length() > <uint64_t>self.policy.body_bound:
+            self._end_in_body(413, BODY_TOO_LARGE)
         else:
-            self.request += part
-        if self.body_left == 0 and self.state == ASKED:
-            self.live.wheel.set(self, self.policy.response_ms)
+            part = self.body.part(self.buffer, 0, self.at)
+            if self.state == BODY:
+                self.parts.append(part)
+                if self.body_left == 0:
+                    self._send_parts()
+                return
+            if self.connection is None:
+                self.request += part
+            elif PyBytes_GET_SIZE(part):
+                self.connection.write(part)
+            if self.body_left == 0 and self.state == ASKED:
+                self.live.wheel.set(self, self.policy.response_ms)
+
+    cdef void _end_in_body(self, int status, str detail):
+        """What came of the body ends the exchange: the server must not take it for a whole request."""
+        if self.state == DISCARDING:
+            self.linger()
+            return
+        self.drop_upstream()
+        if self.state == ANSWERING:
+            self.end_request(MALFORMED)
+            self.cut_answer()
+        else:
+            self._refuse(status, detail)
+
+    cdef bint _end_within_body(self):
+        """The client has closed its side before its request was whole. True: it is answered all the same."""
+        if self.state == ANSWERING:
+            return False
+        self.ended = True
+        self.drop_upstream()
+        self.reply(400, "the connection ended within the body", CLIENT_GONE, None, NOTHING, True, False)
+        return True
 
     cdef void _send(self):
         """Asks the upstream; the clock of the answer runs from the end of the request."""

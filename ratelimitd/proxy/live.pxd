@@ -31,6 +31,7 @@ cdef class Route:
         readonly object matcher  # None: every request
         readonly Upstream upstream
         readonly int priority
+        readonly bint streaming
 
 
 cdef class Policy:

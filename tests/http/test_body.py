@@ -29,7 +29,7 @@ def read(data: bytes, cuts: list[int]) -> tuple[bytes, int, bool]:
 
 @given(
     st.lists(st.binary(max_size=300)),
-    st.sampled_from([b"", b";a", b";a=b", b';a="b c"', b";\xc3\xa4"]),
+    st.sampled_from([b"", b";a", b";a=b", b'; a = "b \\" c" ;d', b';a="\xc3\xa4"']),
     st.sampled_from([b"", b"X-Sum: 1\r\n", b"A: b\r\nC:\r\n"]),
     st.binary(max_size=20),
     st.data(),
