@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     from ratelimitd.limits.inflight import InFlight
     from ratelimitd.limits.table import Table
     from ratelimitd.proxy.deadlines import Wheel
+    from ratelimitd.proxy.unreached import Unreached
     from ratelimitd.segment.memory import Segment
 
 
 class Compiler:
-    """Compiles for one worker: its page of counters, its ring of log lines, its wheel, its loop."""
+    """Compiles for one worker: its page of counters, its ring of log lines, its wheel, its loop, its notes of
+    servers that could not be reached."""
 
     def __init__(
         self,
@@ -43,6 +45,7 @@ class Compiler:
         page: int,
         wheel: Wheel,
         loop: asyncio.AbstractEventLoop,
+        unreached: Unreached,
     ) -> None:
         self._segment = segment
         self._table = table
@@ -51,6 +54,7 @@ class Compiler:
         self._ring = segment.ring(page)
         self._wheel = wheel
         self._loop = loop
+        self._unreached = unreached
 
     def compile(self, config: model.Config, generation: int) -> Policy:
         registry = self._segment.registry
@@ -107,7 +111,7 @@ class Compiler:
             servers,
             self._wheel,
             self._loop,
-            Dialer(self._loop, config.timeouts.connect_ms),
+            Dialer(self._loop, config.timeouts.connect_ms, upstream.name, self._unreached),
             config.headers.host == "upstream",
             measures.duration_slot(registry, upstream.name),
         )
