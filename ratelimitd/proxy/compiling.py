@@ -10,8 +10,8 @@ import os
 from typing import TYPE_CHECKING
 
 from ratelimitd.http.forwarding import Forwarding
+from ratelimitd.http.matching import Matcher
 from ratelimitd.http.replies import Replies
-from ratelimitd.http.target import Matcher
 from ratelimitd.limits.decision import Limiter
 from ratelimitd.limits.policy import compile_limits, is_empty
 from ratelimitd.overload.priorities import PRIORITIES
