@@ -22,7 +22,8 @@ WORKER_PROGRAM: Final = b"ratelimitd.proxy.worker"
 
 
 class Daemon(Process):
-    """`ratelimitd run` with the given arguments, an address and an admin address on free ports."""
+    """`ratelimitd run` with the given arguments, an address and an admin address on free ports. With `port` 0
+    its file says where it listens."""
 
     def __init__(
         self,
@@ -32,10 +33,12 @@ class Daemon(Process):
         workers: int = 1,
         port: int | None = None,
     ) -> None:
-        self.port = port or free_port()
+        self.port = free_port() if port is None else port
         self.admin_port = free_port()
         self.expected_exit_code: int | None = 0
-        addresses = ["--listen", f"{LOOPBACK}:{self.port}", "--admin", f"{LOOPBACK}:{self.admin_port}"]
+        addresses = ["--admin", f"{LOOPBACK}:{self.admin_port}"]
+        if self.port:
+            addresses += ["--listen", f"{LOOPBACK}:{self.port}"]
         command = [*COMMAND, "run", *addresses, "--workers", str(workers), *arguments]
         super().__init__("ratelimitd", command, directory)
 
