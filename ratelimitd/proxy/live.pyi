@@ -11,6 +11,7 @@ from ratelimitd.proxy.access_log import AccessLog
 from ratelimitd.proxy.deadlines import Wheel
 from ratelimitd.proxy.identity import Identify
 from ratelimitd.proxy.measures import Measures
+from ratelimitd.proxy.preamble import Preamble
 from ratelimitd.proxy.upstream import Upstream
 
 class Route:
@@ -32,6 +33,7 @@ class Policy:
         replies: Replies,
         identify: Identify,
         log: AccessLog | None,
+        preambles: dict[str, Preamble],
     ) -> None: ...
     @property
     def limiter(self) -> Limiter: ...
@@ -43,6 +45,8 @@ class Policy:
     def identify(self) -> Identify: ...
     @property
     def log(self) -> AccessLog | None: ...
+    @property
+    def preambles(self) -> dict[str, Preamble]: ...
 
 class Live:
     def __init__(
@@ -64,7 +68,7 @@ class Live:
 
 class Listener:
     def __init__(
-        self, live: Live, bind: str, scheme: bytes, outcome_slot: int, active_slot: int, idle_slot: int
+        self, live: Live, bind: str, outcome_slot: int, active_slot: int, idle_slot: int, failure_slot: int
     ) -> None: ...
     @property
     def live(self) -> Live: ...

@@ -29,10 +29,10 @@ from ratelimitd.limits.table import Table
 from ratelimitd.overload.gate import Gate
 from ratelimitd.proxy import measures, orders
 from ratelimitd.proxy.channel import Channel
-from ratelimitd.proxy.client import ClientConnection
 from ratelimitd.proxy.compiling import Compiler
 from ratelimitd.proxy.deadlines import Wheel
 from ratelimitd.proxy.live import Listener, Live, Policy
+from ratelimitd.proxy.preamble import accepted
 from ratelimitd.proxy.shedding import Follower, Lag
 from ratelimitd.proxy.ticks import Ticks
 from ratelimitd.segment.memory import Segment, boottime_us
@@ -124,10 +124,12 @@ class Worker:
 
     async def _listen(self, bind: str, sock: socket.socket) -> None:
         slots = measures.listener_slots(self._segment.registry, bind)
-        listener = Listener(self._live, bind, b"http", slots.first_outcome, slots.active, slots.idle)
+        listener = Listener(
+            self._live, bind, slots.first_outcome, slots.active, slots.idle, slots.first_failure
+        )
         create = self._loop.create_unix_server if sock.family == socket.AF_UNIX else self._loop.create_server
         sock.setblocking(False)
-        self._servers.append(await create(lambda: ClientConnection(listener), sock=sock, backlog=BACKLOG))
+        self._servers.append(await create(lambda: accepted(listener), sock=sock, backlog=BACKLOG))
 
     def _tick(self, late_us: int, count: int) -> None:
         """Twenty times a second: deadlines, the Date of replies, what to shed, a sign of life, and how late
