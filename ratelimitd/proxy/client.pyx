@@ -11,6 +11,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from ratelimitd.http.head cimport Head
+from ratelimitd.http.matching cimport RequestText
 from ratelimitd.http.request cimport (
     accepts_text, asks_for_upgrade, believed_values, needs_care, origin_line, request_text,
 )
@@ -237,7 +238,7 @@ cdef class ClientConnection(Exchange):
     cdef bint _admit(self, Head head, bytes method):
         """The questions in order: how large, whose, what for, is there room, and is it too many. False: answered."""
         cdef Policy policy = self.policy
-        cdef object text = None
+        cdef RequestText text = None
         if self.body_left > policy.body_bound:
             self.reply(413, "the body is larger than bounds.body", MALFORMED, None, NOTHING, False, False)
             return False
@@ -274,15 +275,15 @@ cdef class ClientConnection(Exchange):
             SHED, None, self.live.gate.retry_after(), False, accepts_text(head),
         )
 
-    cdef Route _route(self, Policy policy, object text):
+    cdef Route _route(self, Policy policy, RequestText text):
         if policy.only_route is not None:
             return policy.only_route
         for route in policy.routes:
-            if (<Route>route).matcher is None or (<Route>route).matcher(text):
+            if (<Route>route).matcher is None or (<Route>route).matcher.matches(text):
                 return <Route>route
         return None
 
-    cdef bint _decide(self, Head head, object text):
+    cdef bint _decide(self, Head head, RequestText text):
         """Asks the limits; False: refused, and answered."""
         cdef Policy policy = self.policy
         cdef Decision decision = policy.limiter.decide(head, self.client, text, self.trusted, boottime_us())
@@ -300,7 +301,7 @@ cdef class ClientConnection(Exchange):
             self._note_refusal(head, text)
         return self._refuse_limited(head, decision)
 
-    cdef int _note_refusal(self, Head head, object text) except -1:
+    cdef int _note_refusal(self, Head head, RequestText text) except -1:
         """For the operators: which key it was. Its text is made once, and only when it gets a place."""
         cdef Limiter limiter = self.policy.limiter
         if self.live.refusals.note(limiter.deciding_key):

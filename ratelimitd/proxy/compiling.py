@@ -10,8 +10,8 @@ import os
 from typing import TYPE_CHECKING
 
 from ratelimitd.http.forwarding import Forwarding
+from ratelimitd.http.matching import Matcher
 from ratelimitd.http.replies import Replies
-from ratelimitd.http.target import Matcher
 from ratelimitd.limits.decision import Limiter
 from ratelimitd.limits.policy import compile_limits, is_empty
 from ratelimitd.overload.priorities import PRIORITIES
@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     from ratelimitd.limits.inflight import InFlight
     from ratelimitd.limits.table import Table
     from ratelimitd.proxy.deadlines import Wheel
+    from ratelimitd.proxy.unreached import Unreached
     from ratelimitd.segment.memory import Segment
 
 
 class Compiler:
-    """Compiles for one worker: its page of counters, its ring of log lines, its wheel, its loop."""
+    """Compiles for one worker: its page of counters, its ring of log lines, its wheel, its loop, its notes of
+    servers that could not be reached."""
 
     def __init__(
         self,
@@ -44,6 +46,7 @@ class Compiler:
         page: int,
         wheel: Wheel,
         loop: asyncio.AbstractEventLoop,
+        unreached: Unreached,
     ) -> None:
         self._segment = segment
         self._table = table
@@ -52,6 +55,7 @@ class Compiler:
         self._ring = segment.ring(page)
         self._wheel = wheel
         self._loop = loop
+        self._unreached = unreached
 
     def compile(self, config: model.Config, generation: int) -> Policy:
         registry = self._segment.registry
@@ -109,7 +113,7 @@ class Compiler:
             servers,
             self._wheel,
             self._loop,
-            Dialer(self._loop, config.timeouts.connect_ms),
+            Dialer(self._loop, config.timeouts.connect_ms, upstream.name, self._unreached),
             config.headers.host == "upstream",
             measures.duration_slot(registry, upstream.name),
         )

@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 from ratelimitd.http.forwarding cimport Forwarding
 from ratelimitd.http.head cimport Head
+from ratelimitd.http.matching cimport Matcher
 from ratelimitd.http.second_reader cimport SecondReader
 from ratelimitd.limits.charges cimport Client
 from ratelimitd.limits.decision cimport Limiter
@@ -35,7 +36,7 @@ cdef enum HandshakeFailure:
 
 cdef class Route:
     cdef:
-        readonly object matcher  # None: every request
+        readonly Matcher matcher  # None: every request
         readonly Upstream upstream
         readonly int priority
 

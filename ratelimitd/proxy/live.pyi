@@ -2,6 +2,7 @@ from typing import Any
 
 from ratelimitd.config.model import Config
 from ratelimitd.http.forwarding import Forwarding
+from ratelimitd.http.matching import Matcher
 from ratelimitd.http.replies import Replies
 from ratelimitd.limits.decision import Limiter
 from ratelimitd.limits.inflight import InFlight
@@ -15,9 +16,9 @@ from ratelimitd.proxy.preamble import Preamble
 from ratelimitd.proxy.upstream import Upstream
 
 class Route:
-    def __init__(self, matcher: Any, upstream: Upstream, priority: int) -> None: ...
+    def __init__(self, matcher: Matcher | None, upstream: Upstream, priority: int) -> None: ...
     @property
-    def matcher(self) -> Any: ...
+    def matcher(self) -> Matcher | None: ...
     @property
     def upstream(self) -> Upstream: ...
     @property

@@ -10,6 +10,7 @@ from libc.stdint cimport int64_t
 
 from ratelimitd.http.forwarding cimport Forwarding
 from ratelimitd.http.head cimport Head
+from ratelimitd.http.matching cimport Matcher
 from ratelimitd.http.second_reader cimport SecondReader
 from ratelimitd.limits.decision cimport Limiter
 from ratelimitd.limits.inflight cimport InFlight
@@ -23,7 +24,7 @@ from ratelimitd.proxy.upstream cimport Upstream
 cdef class Route:
     """`priority` is 0 for critical to 3 for sheddable."""
 
-    def __init__(self, matcher, Upstream upstream, int priority):
+    def __init__(self, Matcher matcher, Upstream upstream, int priority):
         if not 0 <= priority <= 3:
             raise ValueError(f"there is no priority {priority}")
         self.matcher = matcher
