@@ -22,8 +22,10 @@ WORKER_PROGRAM: Final = b"ratelimitd.proxy.worker"
 
 
 class Daemon(Process):
-    """`ratelimitd run` with the given arguments, an address and an admin address on free ports. With `port` 0
-    its file says where it listens."""
+    """`ratelimitd run` with the given arguments, an address and an admin address on free ports.
+
+    With `listens_by_file` it is the file among the arguments that says where to listen, on `port` too.
+    """
 
     def __init__(
         self,
@@ -32,12 +34,13 @@ class Daemon(Process):
         *,
         workers: int = 1,
         port: int | None = None,
+        listens_by_file: bool = False,
     ) -> None:
-        self.port = free_port() if port is None else port
+        self.port = port or free_port()
         self.admin_port = free_port()
         self.expected_exit_code: int | None = 0
         addresses = ["--admin", f"{LOOPBACK}:{self.admin_port}"]
-        if self.port:
+        if not listens_by_file:
             addresses += ["--listen", f"{LOOPBACK}:{self.port}"]
         command = [*COMMAND, "run", *addresses, "--workers", str(workers), *arguments]
         super().__init__("ratelimitd", command, directory)

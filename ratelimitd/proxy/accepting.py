@@ -31,12 +31,14 @@ class Accepting:
         self._loop = loop
         self._protocols = protocols
         self._servers: dict[int, asyncio.Server] = {}
+        self.binds: tuple[str, ...] = ()
         self._stopping = False
         self.stopped = False
 
     async def take(self, binds: Sequence[str], fds: Sequence[int]) -> None:
         """Accept on these sockets, which are ours from now on, and no longer on others."""
-        given = {}
+        self.binds = tuple(dict.fromkeys(binds))
+        given = set()
         for bind, fd in zip(binds, fds, strict=True):
             sock = socket.socket(fileno=fd)
             inode = os.fstat(fd).st_ino
@@ -44,7 +46,7 @@ class Accepting:
                 sock.close()
             else:
                 self._servers[inode] = await self._listen(bind, sock)
-            given[inode] = bind
+            given.add(inode)
         gone = [self._servers.pop(inode) for inode in list(self._servers) if inode not in given]
         self._loop.call_later(_MOMENT_S, _close, gone)
 

@@ -20,6 +20,7 @@ from ratelimitd.proxy.access_log import AccessLog
 from ratelimitd.proxy.dial import Dialer
 from ratelimitd.proxy.identity import Identify
 from ratelimitd.proxy.live import Policy, Route
+from ratelimitd.proxy.preamble import compile_preambles
 from ratelimitd.proxy.upstream import Server, Upstream
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Compiler:
             Replies(config.replies),
             Identify(config.clients, self._segment.secret),
             self._access_log(config.log),
+            compile_preambles(config.listen),
         )
 
     def _access_log(self, log: model.Log) -> AccessLog | None:

@@ -30,10 +30,10 @@ from ratelimitd.overload.gate import Gate
 from ratelimitd.proxy import measures, orders
 from ratelimitd.proxy.accepting import Accepting
 from ratelimitd.proxy.channel import Channel
-from ratelimitd.proxy.client import ClientConnection
 from ratelimitd.proxy.compiling import Compiler
 from ratelimitd.proxy.deadlines import Wheel
 from ratelimitd.proxy.live import Listener, Live, Policy
+from ratelimitd.proxy.preamble import accepted, keep_for_gone
 from ratelimitd.proxy.shedding import Follower, Lag
 from ratelimitd.proxy.ticks import Ticks
 from ratelimitd.proxy.unreached import Unreached
@@ -127,8 +127,10 @@ class Worker:
     def _protocols(self, bind: str) -> Callable[[], asyncio.BaseProtocol]:
         """What makes the protocol of each connection that is accepted on `bind`."""
         slots = measures.listener_slots(self._segment.registry, bind)
-        listener = Listener(self._live, bind, b"http", slots.first_outcome, slots.active, slots.idle)
-        return lambda: ClientConnection(listener)
+        listener = Listener(
+            self._live, bind, slots.first_outcome, slots.active, slots.idle, slots.first_failure
+        )
+        return lambda: accepted(listener)
 
     def _tick(self, late_us: int, count: int) -> None:
         """Twenty times a second: deadlines, the Date of replies, what to shed, a sign of life, and how late
@@ -179,8 +181,12 @@ class Worker:
             if self._compiled is None or self._compiled[0] != order.generation:
                 self._channel.send(orders.Failed("it was not compiled", order.generation))
                 return
-            _, self._config, policy = self._compiled
+            _, config, policy = self._compiled
             self._compiled = None
+            binds = {listener.bind for listener in config.listen}
+            gone = [bind for bind in self._accepting.binds if bind not in binds]
+            keep_for_gone(policy, self._live.policy, gone)
+            self._config = config
             self._live.swap(policy)
             if order.listeners is not None:
                 try:

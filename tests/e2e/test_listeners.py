@@ -38,7 +38,7 @@ class Running:
         self._url = nginx.url
         self.first = f"{LOOPBACK}:{free_port()}"
         self.write(self.first)
-        self.daemon = start_daemon("-c", str(self._file), workers=2, port=0)
+        self.daemon = start_daemon("-c", str(self._file), workers=2, listens_by_file=True)
 
     def write(self, *binds: str) -> None:
         content = {
