@@ -34,7 +34,6 @@ _STORE = model.StoreOptions()
 # The path of a setting (`[]`: each item of a list, `.*`: each entry of a mapping), whether a value is
 # refused, and the name of what it needs.
 UNSUPPORTED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "listen[].proxy_protocol": (bool, "the PROXY protocol"),
     "listen[].tls": (_always, "TLS towards clients"),
     "upstreams.*.servers[]": (lambda server: server.tls, "https:// servers"),
     "upstreams.*.servers[].max_connections": (bool, "bounds of connections to one server"),

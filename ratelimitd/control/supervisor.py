@@ -37,15 +37,17 @@ from ratelimitd.control.reader import Reader
 from ratelimitd.control.reload import Reloader
 from ratelimitd.control.resolve import check_upstreams
 from ratelimitd.control.status import State, Status, Views
+from ratelimitd.control.upstream_states import UpstreamStates
 from ratelimitd.control.workers import Workers
 from ratelimitd.errors import RatelimitdError
 from ratelimitd.limits.inflight import InFlight
 from ratelimitd.limits.table import Table
+from ratelimitd.proxy.orders import Refusals, Unreached
 from ratelimitd.segment import layout
 from ratelimitd.segment.memory import Segment
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
     from ratelimitd.config.model import Config
 
@@ -112,8 +114,14 @@ class Supervisor:
         segment, table = _new_segment(self._config, count)
         with contextlib.closing(self._listen(count)) as listening:
             texts = Texts()
+            upstreams = UpstreamStates(
+                lambda: reloader.config,
+                lambda: views.server_totals("ratelimitd_upstream_requests_total"),
+                self._journal.note,
+            )
             workers = Workers(
-                self._command, segment, count, listening.for_worker, self._journal.note, texts.take
+                *(self._command, segment, count, listening.for_worker, self._journal.note),
+                {Refusals: texts.take, Unreached: upstreams.take},
             )
             census = Census(segment, table)
             access_log = self._open_access_log(segment)
@@ -121,11 +129,11 @@ class Supervisor:
             sampler = Sampler(
                 segment, workers.own_pages, lambda: reloader.config.shedding, self._journal.note
             )
-            views = Views(self._status, segment, workers, census, access_log, sampler)
+            views = Views(self._status, segment, workers, census, access_log, sampler, upstreams)
             keyring = Keyring(segment, table, texts, lambda: reloader.config)
             parts = Parts(
                 *(self._status, segment, workers, census, views, keyring, self._journal, reloader),
-                *(self._end, sampler),
+                *(self._end, sampler, upstreams),
             )
             admin = AdminServer(views.pages() | Api(parts).pages())
             try:
@@ -133,7 +141,7 @@ class Supervisor:
                 if await self._start(workers, count):
                     self._announce(listening, count, admin.addresses)
                     watchdog = asyncio.ensure_future(self._ping_watchdog())
-                    await self._serve(census, sampler, reloader)
+                    await self._serve(reloader, census.run(), sampler.run(), upstreams.run())
                     await self._drain(workers, listening)
                     watchdog.cancel()
             finally:
@@ -180,11 +188,10 @@ class Supervisor:
         )
         self._notifier.ready(f"serving on {where}")
 
-    async def _serve(self, census: Census, sampler: Sampler, reloader: Reloader) -> None:
-        """Until a signal asks for the end."""
+    async def _serve(self, reloader: Reloader, *works: Coroutine[Any, Any, None]) -> None:
+        """Do `works` until a signal asks for the end."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.request)
-        works = (census.run(), sampler.run(), reloader.run())
-        tasks = [asyncio.ensure_future(work) for work in works]
+        tasks = [asyncio.ensure_future(work) for work in (reloader.run(), *works)]
         await self._stop.wait()
         for task in tasks:
             task.cancel()

@@ -13,7 +13,7 @@ import enum
 import logging
 from collections import deque
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ratelimitd.control.process import WorkerProcess, exit_text
 from ratelimitd.errors import StartError
@@ -30,13 +30,14 @@ from ratelimitd.proxy.orders import (
     Stop,
     Swap,
     Swapped,
+    Unreached,
 )
 from ratelimitd.segment import layout
 from ratelimitd.segment.memory import boottime_us
 from ratelimitd.segment.pages import Page, fold
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from ratelimitd.control.journal import Note
     from ratelimitd.proxy.orders import Message
@@ -110,7 +111,7 @@ def replacement_delay_ms(deaths: int) -> int:
 
 class Workers:
     """The workers. `command` starts one; `sockets(index)` says what worker `index` accepts on; `note` keeps
-    what happens to them, `refused` takes the keys that they refuse."""
+    what happens to them, `told` takes reports of those they meet: clients and web servers."""
 
     def __init__(
         self,
@@ -119,10 +120,10 @@ class Workers:
         count: int,
         sockets: Callable[[int], list[tuple[str, int]]],
         note: Note,
-        refused: Callable[[Refusals], None],
+        told: Mapping[type[Message], Callable[[Any], None]],
     ) -> None:
         self._note = note
-        self._refused = refused
+        self._told = told
         self._command = command
         self._segment = segment
         self._in_flight = InFlight(
@@ -274,8 +275,8 @@ class Workers:
                 self._note_reload()
             case Drained():
                 logger.info("worker %d (pid %d) has drained", worker.index, worker.process.pid)
-            case Refusals():
-                self._refused(report)
+            case Refusals() | Unreached():
+                self._told[type(report)](report)
             case _:
                 pass
 

@@ -16,6 +16,7 @@ cdef class ClientConnection(Exchange):
         Client client
         Policy client_policy  # the policy that said who the client is
         bytes client_field  # the believed field's value it was said from
+        bytes scheme
         bytes peer_text
         bytes peer_lines
         bint trusted

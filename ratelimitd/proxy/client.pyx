@@ -36,10 +36,12 @@ cdef bytes NOTHING = b""
 
 
 cdef class ClientConnection(Exchange):
-    """A client's connection: an asyncio protocol."""
+    """A client's connection: an asyncio protocol. `source` is its peer where that is not the transport's own."""
 
-    def __init__(self, Listener listener):
+    def __init__(self, Listener listener, str source=None, bytes scheme=b"http"):
         self.listener = listener
+        self.peer = source
+        self.scheme = scheme
         self.live = listener.live
         self.buffer = NOTHING
 
@@ -47,7 +49,7 @@ cdef class ClientConnection(Exchange):
         cdef Policy policy = self.live.policy
         self.transport = transport
         self.write = transport.write
-        self.peer = peer_of(transport)
+        self.peer = self.peer or peer_of(transport)
         self.live.slots[self.listener.idle_slot] += 1
         self.live.connections.add(self)
         if self.peer is None:
@@ -321,11 +323,9 @@ cdef class ClientConnection(Exchange):
             self.reply(429, "too many requests: try again after the time in Retry-After", LIMITED, limit, added,
                         False, accepts_text(head))
         elif decision == DENY:
-            self.reply(403, "what a limit counts by is missing", DENIED, limit, NOTHING, False,
-                        accepts_text(head))
+            self.reply(403, "what a limit counts by is missing", DENIED, limit, NOTHING, False, accepts_text(head))
         elif decision == BANNED:
-            self.reply(403, "this client is banned for a while", DENIED, limit, NOTHING, False,
-                        accepts_text(head))
+            self.reply(403, "this client is banned for a while", DENIED, limit, NOTHING, False, accepts_text(head))
         elif decision == AMBIGUOUS:
             self.reply(400, "what a limit counts by is there twice", MALFORMED, limit, NOTHING, True, False)
         else:
@@ -341,7 +341,7 @@ cdef class ClientConnection(Exchange):
             peer = policy.identify.peer(self.peer)
             self.trusted = peer.trusted
             self.peer_text = peer.text
-            self.peer_lines = policy.forwarding.peer_lines(peer.text, self.listener.scheme)
+            self.peer_lines = policy.forwarding.peer_lines(peer.text, self.scheme)
             self.client = peer.client
         elif not self.trusted:
             return
@@ -361,7 +361,7 @@ cdef class ClientConnection(Exchange):
         cdef Policy policy = self.policy
         cdef Py_ssize_t body_end = min(PyBytes_GET_SIZE(self.buffer), head.end + self.body_left)
         cdef bytes lines = policy.forwarding.lines(
-            head, self.peer_lines, self.peer_text, self.listener.scheme, self.trusted
+            head, self.peer_lines, self.peer_text, self.scheme, self.trusted
         )
         if policy.log is not None:
             self.request_id = policy.forwarding.id

@@ -20,6 +20,7 @@ from ratelimitd.proxy.access_log import AccessLog
 from ratelimitd.proxy.dial import Dialer
 from ratelimitd.proxy.identity import Identify
 from ratelimitd.proxy.live import Policy, Route
+from ratelimitd.proxy.preamble import compile_preambles
 from ratelimitd.proxy.upstream import Server, Upstream
 
 if TYPE_CHECKING:
@@ -29,11 +30,13 @@ if TYPE_CHECKING:
     from ratelimitd.limits.inflight import InFlight
     from ratelimitd.limits.table import Table
     from ratelimitd.proxy.deadlines import Wheel
+    from ratelimitd.proxy.unreached import Unreached
     from ratelimitd.segment.memory import Segment
 
 
 class Compiler:
-    """Compiles for one worker: its page of counters, its ring of log lines, its wheel, its loop."""
+    """Compiles for one worker: its page of counters, its ring of log lines, its wheel, its loop, its notes of
+    servers that could not be reached."""
 
     def __init__(
         self,
@@ -43,6 +46,7 @@ class Compiler:
         page: int,
         wheel: Wheel,
         loop: asyncio.AbstractEventLoop,
+        unreached: Unreached,
     ) -> None:
         self._segment = segment
         self._table = table
@@ -51,6 +55,7 @@ class Compiler:
         self._ring = segment.ring(page)
         self._wheel = wheel
         self._loop = loop
+        self._unreached = unreached
 
     def compile(self, config: model.Config, generation: int) -> Policy:
         registry = self._segment.registry
@@ -74,6 +79,7 @@ class Compiler:
             Replies(config.replies),
             Identify(config.clients, self._segment.secret),
             self._access_log(config.log),
+            compile_preambles(config.listen),
         )
 
     def _access_log(self, log: model.Log) -> AccessLog | None:
@@ -107,7 +113,7 @@ class Compiler:
             servers,
             self._wheel,
             self._loop,
-            Dialer(self._loop, config.timeouts.connect_ms),
+            Dialer(self._loop, config.timeouts.connect_ms, upstream.name, self._unreached),
             config.headers.host == "upstream",
             measures.duration_slot(registry, upstream.name),
         )

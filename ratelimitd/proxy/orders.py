@@ -68,6 +68,12 @@ class Refusals(msgspec.Struct, frozen=True, tag=True):
     keys: tuple[tuple[str, bytes, int], ...]
 
 
+class Unreached(msgspec.Struct, frozen=True, tag=True):
+    """Where no connection could be opened since this worker last said so: upstream, server, why."""
+
+    servers: tuple[tuple[str, str, str], ...]
+
+
 Order = Start | Compile | Swap | Drain | Stop
-Report = Ready | Compiled | Swapped | Failed | Drained | Refusals
+Report = Ready | Compiled | Swapped | Failed | Drained | Refusals | Unreached
 Message = Order | Report

@@ -29,12 +29,13 @@ from ratelimitd.limits.table import Table
 from ratelimitd.overload.gate import Gate
 from ratelimitd.proxy import measures, orders
 from ratelimitd.proxy.channel import Channel
-from ratelimitd.proxy.client import ClientConnection
 from ratelimitd.proxy.compiling import Compiler
 from ratelimitd.proxy.deadlines import Wheel
 from ratelimitd.proxy.live import Listener, Live, Policy
+from ratelimitd.proxy.preamble import accepted
 from ratelimitd.proxy.shedding import Follower, Lag
 from ratelimitd.proxy.ticks import Ticks
+from ratelimitd.proxy.unreached import Unreached
 from ratelimitd.segment.memory import Segment, boottime_us
 from ratelimitd.segment.shedding import ShedWords
 
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from ratelimitd.segment.pages import Page
 
 TICK_MS: Final = 50
-REFUSALS_MS: Final = 1_000
+TELL_MS: Final = 1_000
 # As large as the kernel allows: a surge waits in the queue of a socket, not in retransmitted SYNs.
 BACKLOG: Final = 65_535
 _IGNORED: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
@@ -67,6 +68,7 @@ class Worker:
         self._ticks: Ticks | None = None
         self._follower: Follower
         self._tell_at_us = 0
+        self._unreached = Unreached()
         self._page: Page
         self._live: Live
         self._compiler: Compiler
@@ -112,7 +114,7 @@ class Worker:
         self._follower = Follower(ShedWords(segment.memory), gate)
         counters = measures.measures(segment.registry)
         self._live = Live(wheel, inflight, self._page.slots, counters, gate)
-        self._compiler = Compiler(segment, table, inflight, order.page, wheel, self._loop)
+        self._compiler = Compiler(segment, table, inflight, order.page, wheel, self._loop, self._unreached)
         self._live.swap(self._compiler.compile(self._config, order.generation + 1))
         self._tick(0, 1)
         self._ticks = Ticks(self._loop, self._tick, TICK_MS)
@@ -124,10 +126,12 @@ class Worker:
 
     async def _listen(self, bind: str, sock: socket.socket) -> None:
         slots = measures.listener_slots(self._segment.registry, bind)
-        listener = Listener(self._live, bind, b"http", slots.first_outcome, slots.active, slots.idle)
+        listener = Listener(
+            self._live, bind, slots.first_outcome, slots.active, slots.idle, slots.first_failure
+        )
         create = self._loop.create_unix_server if sock.family == socket.AF_UNIX else self._loop.create_server
         sock.setblocking(False)
-        self._servers.append(await create(lambda: ClientConnection(listener), sock=sock, backlog=BACKLOG))
+        self._servers.append(await create(lambda: accepted(listener), sock=sock, backlog=BACKLOG))
 
     def _tick(self, late_us: int, count: int) -> None:
         """Twenty times a second: deadlines, the Date of replies, what to shed, a sign of life, and how late
@@ -138,19 +142,23 @@ class Worker:
         self._page.beat(now_us, self._lag.note(late_us))
         self._follower.tick(now_us)
         self._live.wheel.advance(self._live.wheel.now + count)
-        self._tell_refusals(now_us)
+        self._tell(now_us)
         if self._drain_by_us and self._is_drained():
             self._channel.send(orders.Drained())
             self._end()
 
-    def _tell_refusals(self, now_us: int) -> None:
-        """Once a second the supervisor hears whom this worker refuses: it knows keys by their hash alone."""
+    def _tell(self, now_us: int) -> None:
+        """Once a second the supervisor hears whom this worker refuses, since it knows keys by their hash
+        alone, and which web servers it cannot connect to."""
         if now_us < self._tell_at_us:
             return
-        self._tell_at_us = now_us + REFUSALS_MS * 1_000
+        self._tell_at_us = now_us + TELL_MS * 1_000
         refused = self._live.refusals.take()
         if refused:
             self._channel.send(orders.Refusals(tuple(refused)))
+        unreached = self._unreached.take()
+        if unreached:
+            self._channel.send(orders.Unreached(unreached))
 
     async def _compile(self, order: orders.Compile) -> None:
         """Beside the loop: a list of a million networks takes seconds, and requests go on meanwhile."""
