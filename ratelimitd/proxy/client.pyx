@@ -361,10 +361,10 @@ cdef class ClientConnection(Exchange):
         cdef Policy policy = self.policy
         cdef Py_ssize_t body_end = min(PyBytes_GET_SIZE(self.buffer), head.end + self.body_left)
         cdef bytes lines = policy.forwarding.lines(
-            head, self.peer_lines, self.peer_text, self.scheme, self.trusted
-        )
+            head, self.peer_lines, self.peer_text, self.scheme, self.trusted)
         if policy.log is not None:
             self.request_id = policy.forwarding.id
+        self.prepare_choice(head, self.client)
         self.hostless = head.host < 0 or self.route.upstream.replaces_host
         if self.hostless and head.host >= 0:
             head.fields[head.host].drop = 1
