@@ -19,11 +19,7 @@ _CHOSEN_BY_CLIENTS = ("header:", "cookie:", "query:", "host", "path")
 
 
 def warnings(config: model.Config, root: Node) -> list[Problem]:
-    return [
-        place_of(root, *path).problem(sentence)
-        for rule in (_keys_chosen_by_clients, _trust_in_everybody, _small_table, _routes_never_reached)
-        for path, sentence in rule(config)
-    ]
+    return [place_of(root, *path).problem(sentence) for rule in _RULES for path, sentence in rule(config)]
 
 
 def _keys_chosen_by_clients(config: model.Config) -> Iterator[Advice]:
@@ -71,6 +67,16 @@ def _small_table(config: model.Config) -> Iterator[Advice]:
         yield ("store_options", "entries"), sentence
 
 
+def _header_that_nobody_may_bring(config: model.Config) -> Iterator[Advice]:
+    for index, listener in enumerate(config.listen):
+        if listener.proxy_protocol and not config.clients.trusted_proxies:
+            sentence = (
+                "clients.trusted_proxies is empty, so every connection to this address is closed: name the "
+                "proxies that bring the PROXY header there"
+            )
+            yield ("listen", index, "proxy_protocol"), sentence
+
+
 def _routes_never_reached(config: model.Config) -> Iterator[Advice]:
     for index, route in enumerate(config.routes[:-1]):
         if route.match == model.Match():
@@ -79,3 +85,12 @@ def _routes_never_reached(config: model.Config) -> Iterator[Advice]:
                 f"never reached: the route before, to {route.upstream!r}, takes every request",
             )
             return
+
+
+_RULES = (
+    _keys_chosen_by_clients,
+    _trust_in_everybody,
+    _small_table,
+    _header_that_nobody_may_bring,
+    _routes_never_reached,
+)

@@ -2,6 +2,9 @@
 
 from libc.stdint cimport uint8_t, uint64_t
 
+cdef enum:
+    MOST_NAME = 32  # of a trailer: longer than any that we know
+
 
 cdef class ChunkedReader:
     cdef:
@@ -11,10 +14,14 @@ cdef class ChunkedReader:
         int _overhead  # bytes of extensions or trailers so far
         readonly bint complete
         readonly str fault
+        uint8_t _name[MOST_NAME]
+        int _name_size
         list _content
 
     cdef Py_ssize_t feed(self, bytes data, Py_ssize_t start, bint collect)
     cdef bytes take_content(self)
     cdef bint _step(self, uint8_t c)
+    cdef bint _extension(self, uint8_t c)
+    cdef bint _trailer(self, uint8_t c)
     cdef void _line_ended(self) noexcept
     cdef bint _refuse(self, str fault)

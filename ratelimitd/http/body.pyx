@@ -2,21 +2,40 @@
 """Where a chunked body ends, and whether it is one (RFC 9112, 7.1).
 
 Fed with the bytes as they come, in any cut; says how far the body reaches. Strict: sizes are 1 to 15 hex
-digits, lines end in CRLF, extensions and trailers are visible text and bounded. The bytes themselves pass
-unchanged; the content without its framing is collected only for a client that does not know chunks.
+digits, lines end in CRLF, extensions and trailers are what the grammar says and bounded, and no trailer
+bears a name that decides framing, connection or identity. The bytes themselves pass unchanged; the content
+without its framing is collected only for a client that does not know chunks.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint64_t
 
+from ratelimitd.http.head cimport ACCEPT, OTHER, classify
+
+cdef extern from "ratelimitd/http/scan.h":
+    uint8_t NAME_BYTE[256]
+    void scan_prepare() noexcept nogil
+
+scan_prepare()
+
 cdef enum:
     SIZE
+    # an extension: behind the `;`, its name, space behind it, behind the `=`, its value, space behind it
     EXTENSION
+    NAME
+    NAME_END
+    EQUALS
+    VALUE
+    VALUE_END
+    QUOTED
+    QUOTED_PAIR
+    QUOTED_END
     SIZE_LF
     DATA
     DATA_CR
     DATA_LF
     LINE_START
+    TRAILER_NAME
     TRAILER
     TRAILER_LF
     LAST_LF
@@ -30,6 +49,10 @@ cdef inline int hex_digit(uint8_t c) noexcept nogil:
     if c"a" <= (c | 0x20) <= c"f":
         return (c | 0x20) - c"a" + 10
     return -1
+
+
+cdef inline bint is_text(uint8_t c) noexcept nogil:
+    return (c >= 0x20 and c != 0x7F) or c == c"\t"
 
 
 cdef class ChunkedReader:
@@ -85,26 +108,78 @@ cdef class ChunkedReader:
             if c != c"\r" and c != c";":
                 return self._refuse("a chunk size that is no hex number")
             self._state = SIZE_LF if c == c"\r" else EXTENSION
-        elif self._state == EXTENSION or self._state == TRAILER:
+        elif EXTENSION <= self._state < SIZE_LF or LINE_START <= self._state <= TRAILER:
             self._overhead += 1
             if self._overhead > MOST_OVERHEAD:
                 return self._refuse("chunk extensions or trailers of more than 8 KiB")
-            if c == c"\r":
-                self._state = SIZE_LF if self._state == EXTENSION else TRAILER_LF
-            elif (c < 0x20 and c != c"\t") or c == 0x7F:
-                return self._refuse("a control character in a chunk extension or trailer")
+            return self._extension(c) if self._state < SIZE_LF else self._trailer(c)
         elif self._state == DATA_CR:
             if c != c"\r":
                 return self._refuse("a chunk that is longer than its size")
             self._state = DATA_LF
-        elif self._state == LINE_START:
-            if c < 0x21 and c != c"\r":
-                return self._refuse("a trailer that starts with a space or a control character")
-            self._state = LAST_LF if c == c"\r" else TRAILER
         elif c != c"\n":
             return self._refuse("a CR without LF in the chunk framing")
         else:
             self._line_ended()
+        return True
+
+    cdef bint _extension(self, uint8_t c):
+        """One byte behind `;`: name ["=" (token / quoted-string)], with white space around where RFC 9112,
+        7.1.1 suffers it."""
+        cdef bint space = c == c" " or c == c"\t"
+        if self._state == QUOTED or self._state == QUOTED_PAIR:
+            if not is_text(c):
+                return self._refuse("a control character in a chunk extension")
+            if self._state == QUOTED_PAIR:
+                self._state = QUOTED
+            elif c == c'"':
+                self._state = QUOTED_END
+            elif c == c"\\":
+                self._state = QUOTED_PAIR
+        elif self._state == EXTENSION and NAME_BYTE[c]:
+            self._state = NAME
+        elif self._state == EQUALS and c == c'"':
+            self._state = QUOTED
+        elif self._state == EQUALS and NAME_BYTE[c]:
+            self._state = VALUE
+        elif (self._state == NAME or self._state == VALUE) and NAME_BYTE[c]:
+            pass
+        elif (self._state == NAME or self._state == NAME_END) and c == c"=":
+            self._state = EQUALS
+        elif self._state == EXTENSION or self._state == EQUALS:
+            return space or self._refuse("a chunk extension that is no name and value")
+        elif c == c";":
+            self._state = EXTENSION
+        elif space:
+            self._state = NAME_END if self._state <= NAME_END else VALUE_END
+        elif c == c"\r" and self._state != NAME_END and self._state != VALUE_END:
+            self._state = SIZE_LF
+        else:
+            return self._refuse("a chunk extension that is no name and value")
+        return True
+
+    cdef bint _trailer(self, uint8_t c):
+        """One byte of a field behind the last chunk, from its start to its CR."""
+        if self._state == TRAILER:
+            if c == c"\r":
+                self._state = TRAILER_LF
+            elif not is_text(c):
+                return self._refuse("a control character in a trailer")
+        elif self._state == LINE_START and c == c"\r":
+            self._state = LAST_LF
+        elif NAME_BYTE[c]:
+            if self._state == LINE_START:
+                self._name_size = 0
+            self._state = TRAILER_NAME
+            if self._name_size < MOST_NAME:
+                self._name[self._name_size] = c
+            self._name_size += 1
+        elif self._state == TRAILER_NAME and c == c":":
+            if self._name_size <= MOST_NAME and OTHER < classify(self._name, self._name_size) < ACCEPT:
+                return self._refuse("a trailer that belongs into the head")
+            self._state = TRAILER
+        else:
+            return self._refuse("a trailer that is no name, colon and value")
         return True
 
     cdef void _line_ended(self) noexcept:

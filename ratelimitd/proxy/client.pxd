@@ -3,6 +3,7 @@
 from libc.stdint cimport uint64_t
 
 from ratelimitd.http.head cimport Head
+from ratelimitd.http.matching cimport RequestText
 from ratelimitd.http.second_reader cimport Witness
 from ratelimitd.limits.charges cimport Client
 from ratelimitd.limits.decision cimport Decision
@@ -15,6 +16,7 @@ cdef class ClientConnection(Exchange):
         Client client
         Policy client_policy  # the policy that said who the client is
         bytes client_field  # the believed field's value it was said from
+        bytes scheme
         bytes peer_text
         bytes peer_lines
         bint trusted
@@ -31,10 +33,10 @@ cdef class ClientConnection(Exchange):
     cdef bint _is_read_alike(self, Head head)
     cdef bint _admit(self, Head head, bytes method)
     cdef void _shed(self, Head head)
-    cdef Route _route(self, Policy policy, object text)
-    cdef bint _decide(self, Head head, object text)
+    cdef Route _route(self, Policy policy, RequestText text)
+    cdef bint _decide(self, Head head, RequestText text)
     cdef bint _refuse_limited(self, Head head, Decision decision)
-    cdef int _note_refusal(self, Head head, object text) except -1
+    cdef int _note_refusal(self, Head head, RequestText text) except -1
     cdef void _identify(self, Head head)
     cdef void _forward(self, Head head)
     cdef void _take_body(self, bytes data)

@@ -11,6 +11,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from ratelimitd.http.head cimport Head
+from ratelimitd.http.matching cimport RequestText
 from ratelimitd.http.request cimport (
     accepts_text, asks_for_upgrade, believed_values, needs_care, origin_line, request_text,
 )
@@ -35,10 +36,12 @@ cdef bytes NOTHING = b""
 
 
 cdef class ClientConnection(Exchange):
-    """A client's connection: an asyncio protocol."""
+    """A client's connection: an asyncio protocol. `source` is its peer where that is not the transport's own."""
 
-    def __init__(self, Listener listener):
+    def __init__(self, Listener listener, str source=None, bytes scheme=b"http"):
         self.listener = listener
+        self.peer = source
+        self.scheme = scheme
         self.live = listener.live
         self.buffer = NOTHING
 
@@ -46,7 +49,7 @@ cdef class ClientConnection(Exchange):
         cdef Policy policy = self.live.policy
         self.transport = transport
         self.write = transport.write
-        self.peer = peer_of(transport)
+        self.peer = self.peer or peer_of(transport)
         self.live.slots[self.listener.idle_slot] += 1
         self.live.connections.add(self)
         if self.peer is None:
@@ -235,7 +238,7 @@ cdef class ClientConnection(Exchange):
     cdef bint _admit(self, Head head, bytes method):
         """The questions in order: how large, whose, what for, is there room, and is it too many. False: answered."""
         cdef Policy policy = self.policy
-        cdef object text = None
+        cdef RequestText text = None
         if self.body_left > policy.body_bound:
             self.reply(413, "the body is larger than bounds.body", MALFORMED, None, NOTHING, False, False)
             return False
@@ -272,15 +275,15 @@ cdef class ClientConnection(Exchange):
             SHED, None, self.live.gate.retry_after(), False, accepts_text(head),
         )
 
-    cdef Route _route(self, Policy policy, object text):
+    cdef Route _route(self, Policy policy, RequestText text):
         if policy.only_route is not None:
             return policy.only_route
         for route in policy.routes:
-            if (<Route>route).matcher is None or (<Route>route).matcher(text):
+            if (<Route>route).matcher is None or (<Route>route).matcher.matches(text):
                 return <Route>route
         return None
 
-    cdef bint _decide(self, Head head, object text):
+    cdef bint _decide(self, Head head, RequestText text):
         """Asks the limits; False: refused, and answered."""
         cdef Policy policy = self.policy
         cdef Decision decision = policy.limiter.decide(head, self.client, text, self.trusted, boottime_us())
@@ -298,7 +301,7 @@ cdef class ClientConnection(Exchange):
             self._note_refusal(head, text)
         return self._refuse_limited(head, decision)
 
-    cdef int _note_refusal(self, Head head, object text) except -1:
+    cdef int _note_refusal(self, Head head, RequestText text) except -1:
         """For the operators: which key it was. Its text is made once, and only when it gets a place."""
         cdef Limiter limiter = self.policy.limiter
         if self.live.refusals.note(limiter.deciding_key):
@@ -320,11 +323,9 @@ cdef class ClientConnection(Exchange):
             self.reply(429, "too many requests: try again after the time in Retry-After", LIMITED, limit, added,
                         False, accepts_text(head))
         elif decision == DENY:
-            self.reply(403, "what a limit counts by is missing", DENIED, limit, NOTHING, False,
-                        accepts_text(head))
+            self.reply(403, "what a limit counts by is missing", DENIED, limit, NOTHING, False, accepts_text(head))
         elif decision == BANNED:
-            self.reply(403, "this client is banned for a while", DENIED, limit, NOTHING, False,
-                        accepts_text(head))
+            self.reply(403, "this client is banned for a while", DENIED, limit, NOTHING, False, accepts_text(head))
         elif decision == AMBIGUOUS:
             self.reply(400, "what a limit counts by is there twice", MALFORMED, limit, NOTHING, True, False)
         else:
@@ -340,7 +341,7 @@ cdef class ClientConnection(Exchange):
             peer = policy.identify.peer(self.peer)
             self.trusted = peer.trusted
             self.peer_text = peer.text
-            self.peer_lines = policy.forwarding.peer_lines(peer.text, self.listener.scheme)
+            self.peer_lines = policy.forwarding.peer_lines(peer.text, self.scheme)
             self.client = peer.client
         elif not self.trusted:
             return
@@ -360,10 +361,10 @@ cdef class ClientConnection(Exchange):
         cdef Policy policy = self.policy
         cdef Py_ssize_t body_end = min(PyBytes_GET_SIZE(self.buffer), head.end + self.body_left)
         cdef bytes lines = policy.forwarding.lines(
-            head, self.peer_lines, self.peer_text, self.listener.scheme, self.trusted
-        )
+            head, self.peer_lines, self.peer_text, self.scheme, self.trusted)
         if policy.log is not None:
             self.request_id = policy.forwarding.id
+        self.prepare_choice(head, self.client)
         self.hostless = head.host < 0 or self.route.upstream.replaces_host
         if self.hostless and head.host >= 0:
             head.fields[head.host].drop = 1

@@ -13,18 +13,29 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ratelimitd.config.model import Server
+    from ratelimitd.proxy.unreached import Unreached
 
 
 class Dialer:
-    def __init__(self, loop: asyncio.AbstractEventLoop, connect_ms: int) -> None:
+    """Connects to the servers of one upstream; what fails is noted in `unreached`."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, connect_ms: int, upstream: str, unreached: Unreached
+    ) -> None:
         self._loop = loop
         self._connect_s = connect_ms / 1000
+        self._upstream = upstream
+        self._unreached = unreached
 
     async def __call__(
         self, server: Server, factory: Callable[[], asyncio.BaseProtocol]
     ) -> tuple[asyncio.BaseTransport, asyncio.BaseProtocol]:
         """An open connection with the protocol of `factory`. Raises OSError, TimeoutError among them."""
-        async with asyncio.timeout(self._connect_s):
-            if server.unix_path:
-                return await self._loop.create_unix_connection(factory, server.unix_path)
-            return await self._loop.create_connection(factory, server.host, server.port)
+        try:
+            async with asyncio.timeout(self._connect_s):
+                if server.unix_path:
+                    return await self._loop.create_unix_connection(factory, server.unix_path)
+                return await self._loop.create_connection(factory, server.host, server.port)
+        except OSError as error:
+            self._unreached.note(self._upstream, server.url, error)
+            raise

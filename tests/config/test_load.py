@@ -250,6 +250,12 @@ class TestNotSupportedYet:
 
 
 class TestWarnings:
+    def test_a_proxy_header_that_nobody_may_bring(self, tmp_path: Path) -> None:
+        text = UPSTREAMS + "listen:\n  - {bind: 127.0.0.1:8080, proxy_protocol: true}\n"
+        (warning,) = warnings(tmp_path, text)
+        assert warning.startswith("ratelimitd.yaml:3:44: clients.trusted_proxies is empty")
+        assert warnings(tmp_path, text + "clients: {trusted_proxies: [unix]}\n") == []
+
     def test_a_key_that_clients_choose(self, tmp_path: Path) -> None:
         lone = UPSTREAMS + 'limits:\n  - {name: k, per: "header:X-Key", rate: 5/s}\n'
         (warning,) = warnings(tmp_path, lone)
