@@ -1,9 +1,9 @@
 """Which web servers answer and which do not: told once when that changes, and shown to whoever asks.
 
 Facts come in from those who meet the servers: workers that cannot reach one, health checks, and the record by
-which workers leave one alone that fails. A server that could not be reached is up again when it has answered and
-a whole second brought no further failure, so that one which stops, and still finishes what it has, is not told
-in turns; one that health checks took down is up when they say so. This is the one place that logs and journals it.
+which workers leave one alone that fails. A server that could not be reached is up again when it has answered
+and a whole second brought no further failure, so that one which stops, and still finishes what it has, is not
+told in turns; one that health checks took down is up when they say so. Nobody else logs and journals it.
 """
 
 from __future__ import annotations
