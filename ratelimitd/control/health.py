@@ -1,9 +1,9 @@
 """Active health checks: each server that has them is asked by itself, every so often, whether it is well.
 
 A GET over a connection of its own; 2xx and 3xx are good, everything else, and no answer in time, is not.
-`fall` bad ones in a row take a server down, `rise` good ones bring it back; until the first verdict it counts as up.
-The verdict is a word in the segment that every worker reads. A reload begins anew with what it changed and
-leaves the rest alone; a server that is no longer checked counts as up.
+`fall` bad ones in a row take a server down, `rise` good ones bring it back; until the first verdict it counts
+as up. The verdict is a word in the segment that every worker reads. A reload begins anew with what it changed
+and leaves the rest alone; a server that is no longer checked counts as up.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _Check:
 
 
 class HealthChecks:
-    """The checks of the configuration in force. `words` gives a server's record in the segment; `tell` is told
+    """The checks of the configuration in force. `words` gives a server's record in the segment; `tell` hears
     each change, with why a server is down, or with nothing when it is up; `tls` makes contexts for https://."""
 
     def __init__(
