@@ -128,9 +128,7 @@ def test_all_servers_down_is_503_at_once(tmp_path: Path) -> None:
                 assert client.ask(get()).status == 200
 
 
-def test_a_reload_ends_checks_and_what_they_said(
-    servers: tuple[Switched, Switched], tmp_path: Path
-) -> None:
+def test_a_reload_ends_checks_and_what_they_said(servers: tuple[Switched, Switched], tmp_path: Path) -> None:
     first, second = servers
     first.answer = b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n"
     listed = f"{first.server.url}, {second.server.url}"
