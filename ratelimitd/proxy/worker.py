@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from ratelimitd.segment.pages import Page
 
 TICK_MS: Final = 50
+CLEAR_TRIES: Final = 200
 TELL_MS: Final = 1_000
 _IGNORED: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
 
@@ -108,8 +109,7 @@ class Worker:
         shape = segment.table
         table = Table(segment.memory, shape.offset, shape.stripes, shape.buckets_per_stripe)
         inflight = InFlight(segment.memory, segment.inflight_offset, segment.pages, order.page)
-        if not inflight.clear(order.page):
-            raise SegmentError("the lock of what is in flight is held by a process that is stopped")
+        await _clear(inflight, order.page)
         wheel = Wheel(TICK_MS)
         gate = Gate(self._page.arrivals, int.from_bytes(os.urandom(8)))
         self._follower = Follower(ShedWords(segment.memory), gate)
@@ -217,6 +217,15 @@ class Worker:
             self._ticks = None
         if not self._ended.done():
             self._ended.set_result(None)
+
+
+async def _clear(inflight: InFlight, page: int) -> None:
+    """Forget what the process before held. Who has the lock may wait for a CPU, on a machine that is full."""
+    for _ in range(CLEAR_TRIES):
+        if inflight.clear(page):
+            return
+        await asyncio.sleep(TICK_MS / 1000)
+    raise SegmentError("the lock of what is in flight is held by a process that is stopped")
 
 
 def _log_bug(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
