@@ -7,6 +7,7 @@ caller; nothing of the request has been sent then.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import ssl
 
     from ratelimitd.config.model import Server, Upstream
+    from ratelimitd.proxy.names import Names
     from ratelimitd.proxy.unreached import Unreached
 
 Factory = Callable[[], asyncio.BaseProtocol]
@@ -24,15 +26,21 @@ Opened = tuple[asyncio.BaseTransport, asyncio.BaseProtocol]
 
 
 class Dialer:
-    """Connects to the servers of one upstream; what fails is noted in `unreached`."""
+    """Connects to the servers of one upstream, which `names` finds; what fails is noted in `unreached`."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, connect_ms: int, upstream: Upstream, unreached: Unreached
+        self,
+        loop: asyncio.AbstractEventLoop,
+        connect_ms: int,
+        upstream: Upstream,
+        unreached: Unreached,
+        names: Names,
     ) -> None:
         self._loop = loop
         self._connect_s = connect_ms / 1000
         self._upstream = upstream
         self._unreached = unreached
+        self._names = names
         self._context = towards_servers(upstream.tls) if any(s.tls for s in upstream.servers) else None
         self._sessions: dict[str, ssl.SSLSession] = {}
 
@@ -50,7 +58,7 @@ class Dialer:
     async def _open(self, server: Server, factory: Factory) -> Opened:
         if server.unix_path:
             return await self._loop.create_unix_connection(factory, server.unix_path)
-        return await self._loop.create_connection(factory, server.host, server.port)
+        return await self._connect(server, factory)
 
     async def _open_tls(self, context: ssl.SSLContext, server: Server, factory: Factory) -> Opened:
         established = self._loop.create_future()
@@ -65,3 +73,13 @@ class Dialer:
             tls.abort()
             raise
         return tls, app
+
+    async def _connect(self, server: Server, factory: Factory) -> Opened:
+        """To the first address that can be reached; each gets its share of the time that is left."""
+        *others, last = self._names.in_turn(server.host)
+        until_s = self._loop.time() + self._connect_s
+        for index, address in enumerate(others):
+            with contextlib.suppress(OSError):
+                async with asyncio.timeout((until_s - self._loop.time()) / (len(others) + 1 - index)):
+                    return await self._loop.create_connection(factory, address, server.port)
+        return await self._loop.create_connection(factory, last, server.port)
