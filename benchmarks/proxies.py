@@ -1,6 +1,8 @@
 """The proxies that are compared, each as one worker before the same origin, with limits that refuse nobody.
 
 Every one of them keeps connections to both sides, hands on Host and X-Forwarded-For and writes no access log.
+ratelimitd has a configuration as it grows in a year: besides the three limits that all have, 17 for paths
+that are not asked for, and a list of denied networks.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ HEADERS: Final = (
     "Sec-Fetch-Mode: navigate",
     "Sec-Fetch-Site: same-origin",
 )
+DENIED: Final = 100_000
+OTHER_LIMITS: Final = 17
 PATH: Final = "/catalogue/garden/chairs?page=3&sort=price"
 
 
@@ -68,16 +72,23 @@ def program(name: str) -> str:
 def ratelimitd(directory: Path, origin: int) -> tuple[Process, int]:
     port = free_port()
     directory.mkdir()
+    denied = directory / "denied.txt"
+    denied.write_text("".join(f"10.{n >> 12}.{n >> 4 & 255}.{(n & 15) << 4}/28\n" for n in range(DENIED)))
+    others = "".join(
+        f'  - {{name: other-{n}, per: client, rate: 10/s, match: {{path: "/other/{n}/*"}}}}\n'
+        for n in range(OTHER_LIMITS)
+    )
     configuration = directory / "ratelimitd.yaml"
     configuration.write_text(f"""
 workers: 1
+clients: {{deny: ["file:{denied}"]}}
 listen: [{{bind: "{LOOPBACK}:{port}"}}]
 upstreams: {{origin: {{servers: ["http://{LOOPBACK}:{origin}"]}}}}
 limits:
   - {{name: per-client, per: client, rate: 1000M/10s}}
   - {{name: global, per: global, rate: 1000M/10s}}
   - {{name: per-agent, per: "header:user-agent", rate: 1000M/10s}}
-log: {{access: none}}
+{others}log: {{access: none}}
 admin: {{bind: "{LOOPBACK}:{free_port()}"}}
 """)
     return Process("ratelimitd", [*COMMAND, "run", "-c", str(configuration)], directory), port

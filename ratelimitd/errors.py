@@ -61,6 +61,10 @@ class ClientFault(RatelimitdError):
         self.outcome = outcome
 
 
+class StoreFault(RatelimitdError):
+    """Redis cannot be asked, or answers what is no answer: limits are kept by what a node knows itself."""
+
+
 class UpstreamFault(RatelimitdError):
     """A web server that cannot be reached or answers what is no HTTP: 502, 503 or 504."""
 

@@ -22,7 +22,10 @@ WORKER_PROGRAM: Final = b"ratelimitd.proxy.worker"
 
 
 class Daemon(Process):
-    """`ratelimitd run` with the given arguments, an address and an admin address on free ports."""
+    """`ratelimitd run` with the given arguments, an address and an admin address on free ports.
+
+    With `listens_by_file` it is the file among the arguments that says where to listen, on `port` too.
+    """
 
     def __init__(
         self,
@@ -31,11 +34,14 @@ class Daemon(Process):
         *,
         workers: int = 1,
         port: int | None = None,
+        listens_by_file: bool = False,
     ) -> None:
         self.port = port or free_port()
         self.admin_port = free_port()
         self.expected_exit_code: int | None = 0
-        addresses = ["--listen", f"{LOOPBACK}:{self.port}", "--admin", f"{LOOPBACK}:{self.admin_port}"]
+        addresses = ["--admin", f"{LOOPBACK}:{self.admin_port}"]
+        if not listens_by_file:
+            addresses += ["--listen", f"{LOOPBACK}:{self.port}"]
         command = [*COMMAND, "run", *addresses, "--workers", str(workers), *arguments]
         super().__init__("ratelimitd", command, directory)
 

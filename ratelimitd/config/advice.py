@@ -6,6 +6,7 @@ and what to do about it.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
 
 from ratelimitd.config import checks, model
@@ -14,16 +15,15 @@ from ratelimitd.errors import Problem
 
 Advice = tuple[tuple[str | int, ...], str]  # the way to a node, and the sentence
 
+EXPIRES_SOON_S = 14 * 86_400
 LIVE_SHARE = 0.6  # of the table's entries that live keys fill before others are evicted
 _CHOSEN_BY_CLIENTS = ("header:", "cookie:", "query:", "host", "path")
 
 
-def warnings(config: model.Config, root: Node) -> list[Problem]:
-    return [
-        place_of(root, *path).problem(sentence)
-        for rule in (_keys_chosen_by_clients, _trust_in_everybody, _small_table, _routes_never_reached)
-        for path, sentence in rule(config)
-    ]
+def warnings(config: model.Config, root: Node, now_s: float) -> list[Problem]:
+    found = [advice for rule in _RULES for advice in rule(config)]
+    found += _certificates(config, now_s)
+    return [place_of(root, *path).problem(sentence) for path, sentence in found]
 
 
 def _keys_chosen_by_clients(config: model.Config) -> Iterator[Advice]:
@@ -71,6 +71,30 @@ def _small_table(config: model.Config) -> Iterator[Advice]:
         yield ("store_options", "entries"), sentence
 
 
+def _header_that_nobody_may_bring(config: model.Config) -> Iterator[Advice]:
+    for index, listener in enumerate(config.listen):
+        if listener.proxy_protocol and not config.clients.trusted_proxies:
+            sentence = (
+                "clients.trusted_proxies is empty, so every connection to this address is closed: name the "
+                "proxies that bring the PROXY header there"
+            )
+            yield ("listen", index, "proxy_protocol"), sentence
+
+
+def _certificates(config: model.Config, now_s: float) -> Iterator[Advice]:
+    for index, listener in enumerate(config.listen):
+        for position, certificate in enumerate(listener.tls):
+            place = ("listen", index, "tls", position, "certificate")
+            left_s = certificate.expires_s - now_s
+            day = dt.datetime.fromtimestamp(certificate.expires_s, dt.UTC).date()
+            if left_s <= 0:
+                yield place, f"the certificate expired on {day}: clients refuse it. Renew it, then reload"
+            elif left_s < EXPIRES_SOON_S:
+                yield place, f"the certificate expires on {day}: renew it in time, then reload"
+            if position and not certificate.names:
+                yield place, "the certificate has no DNS name, so that no client is ever given it"
+
+
 def _routes_never_reached(config: model.Config) -> Iterator[Advice]:
     for index, route in enumerate(config.routes[:-1]):
         if route.match == model.Match():
@@ -79,3 +103,12 @@ def _routes_never_reached(config: model.Config) -> Iterator[Advice]:
                 f"never reached: the route before, to {route.upstream!r}, takes every request",
             )
             return
+
+
+_RULES = (
+    _keys_chosen_by_clients,
+    _trust_in_everybody,
+    _small_table,
+    _header_that_nobody_may_bring,
+    _routes_never_reached,
+)

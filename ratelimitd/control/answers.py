@@ -48,6 +48,19 @@ class TableAnswer(msgspec.Struct, frozen=True):
     evictions: int
 
 
+class ServerAnswer(msgspec.Struct, frozen=True):
+    """One web server, in `state` since `since`, which is empty when that was always so. `error` is the last
+    one that there was, also when it answers again."""
+
+    upstream: str
+    server: str
+    state: Literal["up", "down"]
+    since: str
+    in_flight: int
+    error: str
+    error_at: str
+
+
 class StatusAnswer(msgspec.Struct, frozen=True):
     version: str
     pid: int
@@ -62,6 +75,7 @@ class StatusAnswer(msgspec.Struct, frozen=True):
     table: TableAnswer
     requests: dict[str, int]
     connections: dict[str, int]
+    upstreams: tuple[ServerAnswer, ...]
     shed_level: float
     shedding: ShedReport
     journal: str

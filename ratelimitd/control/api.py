@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ratelimitd.control.pressure import Sampler
     from ratelimitd.control.reload import Reloader
     from ratelimitd.control.status import Status, Views
+    from ratelimitd.control.upstream_states import UpstreamStates
     from ratelimitd.control.workers import Workers
     from ratelimitd.segment.memory import Segment
 
@@ -55,6 +56,7 @@ class Parts:
     reloader: Reloader
     drain: Callable[[], None]
     sampler: Sampler
+    upstreams: UpstreamStates
 
 
 class Api:
@@ -102,6 +104,7 @@ class Api:
                 table=self._table(),
                 requests=views.totals("ratelimitd_requests_total", 1),
                 connections=views.totals("ratelimitd_connections", 1),
+                upstreams=self._upstreams(),
                 shed_level=shedding.level,
                 shedding=shedding,
                 journal=self._parts.journal.place,
@@ -120,6 +123,20 @@ class Api:
                 )
                 for worker in workers.all()
             ),
+        )
+
+    def _upstreams(self) -> tuple[answers.ServerAnswer, ...]:
+        in_flight = self._parts.views.server_totals("ratelimitd_upstream_inflight")
+        return tuple(
+            answers.ServerAnswer(
+                *name,
+                "up" if state.up else "down",
+                _instant(state.since_s) if state.since_s else "",
+                in_flight.get(name, 0),
+                state.error,
+                _instant(state.error_at_s) if state.error_at_s else "",
+            )
+            for name, state in self._parts.upstreams.all()
         )
 
     def _table(self) -> answers.TableAnswer:

@@ -33,6 +33,8 @@ def _series(config: Config) -> Iterator[tuple[str, tuple[str, ...]]]:
             yield "ratelimitd_requests_total", (listener.bind, outcome)
         for state in names.CONNECTION_STATES:
             yield "ratelimitd_connections", (listener.bind, state)
+        for reason in names.HANDSHAKE_FAILURES:
+            yield "ratelimitd_handshake_failures_total", (listener.bind, reason)
     for limit in config.limits:
         for decision in names.DECISIONS:
             yield "ratelimitd_limit_decisions_total", (limit.name, decision)

@@ -41,6 +41,7 @@ class Facts:
     reload_successful: bool
     reload_success_at_s: float
     reloads: tuple[tuple[str, int], ...]  # (result, how many)
+    servers_up: tuple[tuple[tuple[str, str], bool], ...]  # ((upstream, server), whether it answers)
 
 
 class DaemonCollector(Collector):
@@ -150,6 +151,14 @@ def _own(facts: Facts) -> Iterator[Family]:
         "Lines of the access log that were not written: its reader was too slow, or writing failed.",
         facts.log_lines_dropped,
     )
+    up = GaugeMetricFamily(
+        "ratelimitd_upstream_up",
+        "Whether a web server answers: 0 after it could not be reached, until it answers again.",
+        labels=["upstream", "server"],
+    )
+    for name, is_up in facts.servers_up:
+        up.add_metric(name, is_up)
+    yield up
     yield from _reloads(facts)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ratelimitd.control.admin_request import Request
     from ratelimitd.control.census import Census
     from ratelimitd.control.pressure import Sampler
+    from ratelimitd.control.upstream_states import UpstreamStates
     from ratelimitd.control.workers import Workers
     from ratelimitd.segment.memory import Segment
     from ratelimitd.segment.pages import Page as CounterPage
@@ -53,6 +54,7 @@ class Views:
         census: Census,
         access_log: AccessLogWriter,
         sampler: Sampler,
+        upstreams: UpstreamStates,
     ) -> None:
         self._status = status
         self._segment = segment
@@ -60,6 +62,7 @@ class Views:
         self._census = census
         self._access_log = access_log
         self._sampler = sampler
+        self._upstreams = upstreams
         self._exposition = Exposition(DaemonCollector(segment.registry, self.all_pages, self._facts))
 
     def pages(self) -> dict[str, Page]:
@@ -83,6 +86,8 @@ class Views:
             return Response.text(503, f"not ready: {self._status.state.value}")
         if not self._workers.serving():
             return Response.text(503, "not ready: no worker accepts connections")
+        if not self._upstreams.any_up():
+            return Response.text(503, "not ready: health checks say that every web server is down")
         return Response.text(200, "ready")
 
     def all_pages(self) -> list[CounterPage]:
@@ -105,6 +110,7 @@ class Views:
             reload_successful=not self._status.reload_refusal,
             reload_success_at_s=self._status.reload_success_at_s,
             reloads=tuple(self._status.reloads.items()),
+            servers_up=tuple((name, state.up) for name, state in self._upstreams.all()),
         )
 
     def totals(self, metric: str, label: int) -> dict[str, int]:
@@ -114,6 +120,16 @@ class Views:
         for series in self._segment.registry.all_series():
             if series.metric == metric:
                 name = series.labels[label]
+                sums[name] = sums.get(name, 0) + sum(page.slots[series.slot] for page in pages)
+        return sums
+
+    def server_totals(self, metric: str) -> dict[tuple[str, str], int]:
+        """The sums of a metric by upstream and server."""
+        pages = self.all_pages()
+        sums: dict[tuple[str, str], int] = {}
+        for series in self._segment.registry.all_series():
+            if series.metric == metric:
+                name = series.labels[0], series.labels[1]
                 sums[name] = sums.get(name, 0) + sum(page.slots[series.slot] for page in pages)
         return sums
 

@@ -26,26 +26,30 @@ from ratelimitd.control.admin import AdminServer
 from ratelimitd.control.api import Api, Parts
 from ratelimitd.control.census import Census
 from ratelimitd.control.cpus import available_cpus
+from ratelimitd.control.health import HealthChecks
 from ratelimitd.control.inherited import Inherited
 from ratelimitd.control.journal import Journal
 from ratelimitd.control.keyring import Keyring
 from ratelimitd.control.keytexts import Texts
 from ratelimitd.control.listening import Listening
+from ratelimitd.control.names import Names
 from ratelimitd.control.notify import Notifier
 from ratelimitd.control.pressure import Sampler
 from ratelimitd.control.reader import Reader
 from ratelimitd.control.reload import Reloader
 from ratelimitd.control.resolve import check_upstreams
 from ratelimitd.control.status import State, Status, Views
+from ratelimitd.control.upstream_states import UpstreamStates
 from ratelimitd.control.workers import Workers
 from ratelimitd.errors import RatelimitdError
 from ratelimitd.limits.inflight import InFlight
 from ratelimitd.limits.table import Table
+from ratelimitd.proxy.orders import Refusals, Unreached
 from ratelimitd.segment import layout
 from ratelimitd.segment.memory import Segment
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
     from ratelimitd.config.model import Config
 
@@ -112,20 +116,34 @@ class Supervisor:
         segment, table = _new_segment(self._config, count)
         with contextlib.closing(self._listen(count)) as listening:
             texts = Texts()
-            workers = Workers(
-                self._command, segment, count, listening.for_worker, self._journal.note, texts.take
+            upstreams = UpstreamStates(
+                lambda: reloader.config,
+                lambda: views.server_totals("ratelimitd_upstream_requests_total"),
+                segment.server_named,
+                self._journal.note,
             )
+            health = HealthChecks(lambda: reloader.config, segment.server_named, upstreams.checked)
+
+            def unreached(report: Unreached) -> None:
+                upstreams.take(report)
+                names.hurry()
+
+            workers = Workers(
+                *(self._command, segment, count, listening, self._journal.note),
+                {Refusals: texts.take, Unreached: unreached},
+            )
+            names = Names(lambda: reloader.config, workers.send_addresses, self._journal.note)
             census = Census(segment, table)
             access_log = self._open_access_log(segment)
-            reloader = self._reloader(workers, segment, access_log)
+            reloader = self._reloader(workers, segment, access_log, listening)
             sampler = Sampler(
                 segment, workers.own_pages, lambda: reloader.config.shedding, self._journal.note
             )
-            views = Views(self._status, segment, workers, census, access_log, sampler)
+            views = Views(self._status, segment, workers, census, access_log, sampler, upstreams)
             keyring = Keyring(segment, table, texts, lambda: reloader.config)
             parts = Parts(
                 *(self._status, segment, workers, census, views, keyring, self._journal, reloader),
-                *(self._end, sampler),
+                *(self._end, sampler, upstreams),
             )
             admin = AdminServer(views.pages() | Api(parts).pages())
             try:
@@ -133,8 +151,9 @@ class Supervisor:
                 if await self._start(workers, count):
                     self._announce(listening, count, admin.addresses)
                     watchdog = asyncio.ensure_future(self._ping_watchdog())
-                    await self._serve(census, sampler, reloader)
-                    await self._drain(workers, listening)
+                    works = (census, sampler, upstreams, health, names)
+                    await self._serve(reloader, *(work.run() for work in works))
+                    await self._drain(workers, listening, reloader.config.timeouts.drain_ms / 1000)
                     watchdog.cancel()
             finally:
                 workers.kill()
@@ -145,15 +164,8 @@ class Supervisor:
         self._journal.note("stop", "stopped")
 
     def _listen(self, count: int) -> Listening:
-        inherited = Inherited.from_environ(os.environ)
-        listening = Listening.open(self._config.listen, count, inherited)
-        if inherited.left():
-            logger.warning(
-                "systemd passed sockets that no listener takes: %s; clients that connect there wait for ever "
-                "(`bind: systemd:NAME` takes one)",
-                ", ".join(inherited.left()),
-            )
-        inherited.close()
+        listening = Listening.open(self._config.listen, count, Inherited.from_environ(os.environ))
+        listening.warn_of_left()
         return listening
 
     async def _start(self, workers: Workers, count: int) -> bool:
@@ -180,20 +192,21 @@ class Supervisor:
         )
         self._notifier.ready(f"serving on {where}")
 
-    async def _serve(self, census: Census, sampler: Sampler, reloader: Reloader) -> None:
-        """Until a signal asks for the end."""
+    async def _serve(self, reloader: Reloader, *works: Coroutine[Any, Any, None]) -> None:
+        """Do `works` until a signal asks for the end."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.request)
-        works = (census.run(), sampler.run(), reloader.run())
-        tasks = [asyncio.ensure_future(work) for work in works]
+        tasks = [asyncio.ensure_future(work) for work in (reloader.run(), *works)]
         await self._stop.wait()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _reloader(self, workers: Workers, segment: Segment, access_log: AccessLogWriter) -> Reloader:
+    def _reloader(
+        self, workers: Workers, segment: Segment, access_log: AccessLogWriter, listening: Listening
+    ) -> Reloader:
         reader = Reader(self._config_path, self._flags or Flags())
         return Reloader(
-            *(self._config, reader, workers, segment.registry, access_log),
+            *(self._config, reader, workers, segment.registry, access_log, listening),
             *(self._status, self._notifier, self._journal),
         )
 
@@ -203,9 +216,8 @@ class Supervisor:
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, access_log.reopen)
         return access_log
 
-    async def _drain(self, workers: Workers, listening: Listening) -> None:
+    async def _drain(self, workers: Workers, listening: Listening, drain_s: float) -> None:
         self._status.state = State.DRAINING
-        drain_s = self._config.timeouts.drain_ms / 1000
         self._notifier.stopping(
             f"draining: no new connections, up to {drain_s:g} s for what is under way",
             within_us=int((drain_s + 2 * _STOP_S) * 1_000_000),

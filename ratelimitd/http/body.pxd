@@ -2,25 +2,29 @@
 
 from libc.stdint cimport uint8_t, uint64_t
 
+cdef enum:
+    MOST_NAME = 32  # of a trailer: longer than any that we know
+
 
 cdef class ChunkedReader:
     cdef:
         uint8_t _state
         uint64_t _left  # bytes of the chunk that is read
         int _digits
-        uint64_t _overhead  # bytes of extensions and trailers that no content has paid for
-        bytes _text  # of the extension or trailer that is read
+        uint64_t _overhead  # bytes of extensions and trailers that no content has made up for
+        readonly bint complete
+        readonly str fault
+        uint8_t _name[MOST_NAME]
+        int _name_size
         list _content
         list _plain
         readonly uint64_t length  # of all chunks so far; of the one that is read: what it says of itself
-        readonly bint complete
-        readonly str fault
 
     cdef Py_ssize_t feed(self, bytes data, Py_ssize_t start, bint collect)
     cdef bytes take_content(self)
     cdef bytes plain(self)
     cdef bint _step(self, uint8_t c)
-    cdef bint _take_text(self, bytes text)
-    cdef bint _text_ended(self)
+    cdef bint _extension(self, uint8_t c)
+    cdef bint _trailer(self, uint8_t c)
     cdef void _line_ended(self) noexcept
     cdef bint _refuse(self, str fault)

@@ -2,41 +2,45 @@
 """Where a chunked body ends, and whether it is one (RFC 9112, 7.1).
 
 Fed with the bytes as they come, in any cut; says how far the body reaches. Strict: sizes are 1 to 15 hex
-digits, lines end in CRLF, extensions and trailers follow their grammar, and no trailer says anything of the
-framing or the host. Extensions and trailers are bounded by 8 KiB more than there is content, so they cannot
-be most of a body. The content without its framing is collected for those who ask for it.
+digits, lines end in CRLF, extensions and trailers are what the grammar says, together no more than 8 KiB above
+what there is of content, and no trailer bears a name that decides framing, connection or identity. The content
+without its framing is collected for those who ask for it.
 """
-
-import re
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint64_t
 
+from ratelimitd.http.head cimport ACCEPT, OTHER, classify
+
 cdef extern from "ratelimitd/http/scan.h":
-    size_t scan_text(const uint8_t* p, size_t n) noexcept nogil
+    uint8_t NAME_BYTE[256]
+    void scan_prepare() noexcept nogil
+
+scan_prepare()
 
 cdef enum:
     SIZE
+    # an extension: behind the `;`, its name, space behind it, behind the `=`, its value, space behind it
     EXTENSION
+    NAME
+    NAME_END
+    EQUALS
+    VALUE
+    VALUE_END
+    QUOTED
+    QUOTED_PAIR
+    QUOTED_END
     SIZE_LF
     DATA
     DATA_CR
     DATA_LF
     LINE_START
+    TRAILER_NAME
     TRAILER
     TRAILER_LF
     LAST_LF
 
 cdef uint64_t MOST_OVERHEAD = 8192
-
-cdef bytes TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-cdef bytes QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
-cdef object is_extension = re.compile(
-    rb"(?:[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?)+" % (TOKEN, TOKEN, QUOTED)
-).fullmatch
-cdef object is_field = re.compile(rb"(%b):.*" % TOKEN).fullmatch
-# What must be known before the content cannot stand behind it (RFC 9110, 6.5.1).
-cdef frozenset NO_TRAILERS = frozenset((b"host", b"content-length", b"transfer-encoding"))
 
 
 cdef inline int hex_digit(uint8_t c) noexcept nogil:
@@ -47,13 +51,16 @@ cdef inline int hex_digit(uint8_t c) noexcept nogil:
     return -1
 
 
+cdef inline bint is_text(uint8_t c) noexcept nogil:
+    return (c >= 0x20 and c != 0x7F) or c == c"\t"
+
+
 cdef class ChunkedReader:
     """One body. `complete` is True after its last byte; `fault` says why `feed` returned -1."""
 
     def __cinit__(self):
         self._state = SIZE
         self.fault = ""
-        self._text = b""
         self._content = []
         self._plain = []
 
@@ -87,25 +94,11 @@ cdef class ChunkedReader:
                 self._left -= n
                 if self._left == 0:
                     self._state = DATA_CR
-            elif self._state == EXTENSION or self._state == TRAILER:
-                n = scan_text(base + at, end - at)
-                if self._state == EXTENSION:
-                    self._plain.append(data[plain_from:at])
-                    plain_from = at + n
-                if not self._take_text(data[at : at + n]):
-                    return -1
-                at += n
-                if at < end and base[at] != c"\r":
-                    self._refuse("a control character in a chunk extension or trailer")
-                    return -1
-                if at < end and not self._text_ended():
-                    return -1
-                at += at < end
-            elif self._state == SIZE and self._digits and base[at] == c";":
-                self._state = EXTENSION
-            elif self._state == LINE_START and base[at] != c"\r":
-                self._state = TRAILER
             elif self._step(base[at]):
+                if EXTENSION <= self._state < SIZE_LF:
+                    if at > plain_from or not self._plain:
+                        self._plain.append(data[plain_from:at])
+                    plain_from = at + 1
                 at += 1
             else:
                 return -1
@@ -124,42 +117,81 @@ cdef class ChunkedReader:
                 return self._digits <= 15 or self._refuse("a chunk size of more than 15 digits")
             if self._digits == 0:
                 return self._refuse("a chunk without a size")
-            if c != c"\r":
+            if c != c"\r" and c != c";":
                 return self._refuse("a chunk size that is no hex number")
-            self._state = SIZE_LF
+            self._state = SIZE_LF if c == c"\r" else EXTENSION
+        elif EXTENSION <= self._state < SIZE_LF or LINE_START <= self._state <= TRAILER:
+            self._overhead += 1
+            if self._overhead > MOST_OVERHEAD:
+                return self._refuse("chunk extensions or trailers of 8 KiB more than there is content")
+            return self._extension(c) if self._state < SIZE_LF else self._trailer(c)
         elif self._state == DATA_CR:
             if c != c"\r":
                 return self._refuse("a chunk that is longer than its size")
             self._state = DATA_LF
-        elif self._state == LINE_START:
-            self._state = LAST_LF
         elif c != c"\n":
             return self._refuse("a CR without LF in the chunk framing")
         else:
             self._line_ended()
         return True
 
-    cdef bint _take_text(self, bytes text):
-        """More of an extension or trailer."""
-        self._overhead += PyBytes_GET_SIZE(text)
-        if self._overhead > MOST_OVERHEAD:
-            return self._refuse("chunk extensions or trailers of 8 KiB more than there is content")
-        self._text += text
+    cdef bint _extension(self, uint8_t c):
+        """One byte behind `;`: name ["=" (token / quoted-string)], with white space around where RFC 9112,
+        7.1.1 suffers it."""
+        cdef bint space = c == c" " or c == c"\t"
+        if self._state == QUOTED or self._state == QUOTED_PAIR:
+            if not is_text(c):
+                return self._refuse("a control character in a chunk extension")
+            if self._state == QUOTED_PAIR:
+                self._state = QUOTED
+            elif c == c'"':
+                self._state = QUOTED_END
+            elif c == c"\\":
+                self._state = QUOTED_PAIR
+        elif self._state == EXTENSION and NAME_BYTE[c]:
+            self._state = NAME
+        elif self._state == EQUALS and c == c'"':
+            self._state = QUOTED
+        elif self._state == EQUALS and NAME_BYTE[c]:
+            self._state = VALUE
+        elif (self._state == NAME or self._state == VALUE) and NAME_BYTE[c]:
+            pass
+        elif (self._state == NAME or self._state == NAME_END) and c == c"=":
+            self._state = EQUALS
+        elif self._state == EXTENSION or self._state == EQUALS:
+            return space or self._refuse("a chunk extension that is no name and value")
+        elif c == c";":
+            self._state = EXTENSION
+        elif space:
+            self._state = NAME_END if self._state <= NAME_END else VALUE_END
+        elif c == c"\r" and self._state != NAME_END and self._state != VALUE_END:
+            self._state = SIZE_LF
+        else:
+            return self._refuse("a chunk extension that is no name and value")
         return True
 
-    cdef bint _text_ended(self):
-        """The CR behind an extension or trailer was read."""
-        cdef bytes text = self._text
-        self._text = b""
-        if self._state == EXTENSION:
-            self._state = SIZE_LF
-            return is_extension(text) is not None or self._refuse("a malformed chunk extension")
-        self._state = TRAILER_LF
-        field = is_field(text)
-        if field is None:
-            return self._refuse("a trailer must be a name, a colon and a value, in one line")
-        if field[1].lower().replace(b"_", b"-") in NO_TRAILERS:
-            return self._refuse("a trailer that says something of the framing or the host")
+    cdef bint _trailer(self, uint8_t c):
+        """One byte of a field behind the last chunk, from its start to its CR."""
+        if self._state == TRAILER:
+            if c == c"\r":
+                self._state = TRAILER_LF
+            elif not is_text(c):
+                return self._refuse("a control character in a trailer")
+        elif self._state == LINE_START and c == c"\r":
+            self._state = LAST_LF
+        elif NAME_BYTE[c]:
+            if self._state == LINE_START:
+                self._name_size = 0
+            self._state = TRAILER_NAME
+            if self._name_size < MOST_NAME:
+                self._name[self._name_size] = c
+            self._name_size += 1
+        elif self._state == TRAILER_NAME and c == c":":
+            if self._name_size <= MOST_NAME and OTHER < classify(self._name, self._name_size) < ACCEPT:
+                return self._refuse("a trailer that belongs into the head")
+            self._state = TRAILER
+        else:
+            return self._refuse("a trailer that is no name, colon and value")
         return True
 
     cdef void _line_ended(self) noexcept:

@@ -30,6 +30,9 @@ cdef enum FieldName:
     ALIAS  # one of ours, spelt with `_` for `-`
 
 
+cdef FieldName classify(const uint8_t* name, size_t n) noexcept nogil
+
+
 cdef struct Field:
     uint32_t start  # of the name; the field ends where the next one starts
     uint32_t name_end

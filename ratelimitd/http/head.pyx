@@ -58,7 +58,7 @@ for _length in range(19):
     FIRST_KNOWN[_length] = sum(KNOWN[i].length < _length for i in range(18))
 
 
-cdef inline FieldName classify(const uint8_t* name, size_t n) noexcept nogil:
+cdef FieldName classify(const uint8_t* name, size_t n) noexcept nogil:
     """Which of the names we know this one is."""
     cdef int i
     if n > 17:

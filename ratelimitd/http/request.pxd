@@ -1,6 +1,7 @@
 """Questions to a parsed head; `request.pyx` has the answers."""
 
 from ratelimitd.http.head cimport Head
+from ratelimitd.http.matching cimport RequestText
 
 
 cdef bint asks_for_upgrade(Head head)
@@ -9,5 +10,5 @@ cdef bint accepts_text(Head head)
 cdef bint needs_care(Head head) noexcept
 cdef bytes origin_target(Head head)
 cdef bytes origin_line(Head head)
-cdef object request_text(Head head, bytes method)
+cdef RequestText request_text(Head head, bytes method)
 cpdef bytes believed_values(Head head, bytes name)

@@ -1,5 +1,5 @@
 from ratelimitd.http.head import Head
-from ratelimitd.http.target import RequestText
+from ratelimitd.http.matching import RequestText
 
 def read_request(
     data: bytes, most_fields: int, head_bound: int, target_bound: int

@@ -6,12 +6,21 @@ accepted and believed. Nothing here changes the head.
 """
 
 from libc.stdint cimport uint8_t
+from libc.string cimport memchr
 
 from ratelimitd.http.head cimport RATELIMIT, RATELIMIT_POLICY, Head
+from ratelimitd.http.matching cimport RequestText
 
 from ratelimitd.errors import ClientFault
 from ratelimitd.http.replies import wants_text
-from ratelimitd.http.target import RequestText, normal_host, normal_path
+from ratelimitd.http.target import normal_host, normal_path
+
+
+cdef extern from "Python.h":
+    str PyUnicode_DecodeLatin1(const char* text, Py_ssize_t n, const char* errors)
+
+cdef extern from "string.h" nogil:
+    void* memmem(const void* haystack, size_t n, const void* needle, size_t needle_n)
 
 
 cdef bint asks_for_upgrade(Head head):
@@ -93,16 +102,45 @@ cdef bytes origin_line(Head head):
     return b"%b %b HTTP/1.1\r\n" % (head.method(), origin_target(head))
 
 
-cdef object request_text(Head head, bytes method):
-    target = origin_target(head)
-    host = normal_host(head.value(head.host)) if head.host >= 0 else ""
-    path = normal_path(target) if target.startswith(b"/") else "*"
+cdef RequestText request_text(Head head, bytes method):
+    cdef const char* target = <const char*>head.base + head.target_start
+    cdef const char* host
+    cdef str normal
+    if is_normal(head):
+        normal = PyUnicode_DecodeLatin1(target, path_size(head), NULL)
+    else:
+        whole = origin_target(head)
+        normal = normal_path(whole) if whole.startswith(b"/") else "*"
+    return RequestText(method.decode("ascii"), request_host(head), normal, head)
 
-    def header(name):
-        at = head.find(name.encode("latin-1"))
-        return None if at < 0 else head.value(at).decode("latin-1")
 
-    return RequestText(method.decode("ascii"), host, path, header)
+cdef Py_ssize_t path_size(Head head) noexcept:
+    """How long an origin-form target is up to its query."""
+    cdef Py_ssize_t n = head.target_end - head.target_start
+    cdef const void* query = memchr(head.base + head.target_start, c"?", n)
+    return n if query is NULL else <const uint8_t*>query - (head.base + head.target_start)
+
+
+cdef bint is_normal(Head head) noexcept:
+    """Whether the path of the target is one that `normal_path` would leave as it is."""
+    return not needs_care(head) and memmem(head.base + head.target_start, path_size(head), b"//", 2) is NULL
+
+
+cdef str request_host(Head head):
+    """The Host as it is compared: most are that already, but for a port."""
+    cdef const uint8_t* text
+    cdef Py_ssize_t n, i
+    if head.host < 0:
+        return ""
+    text = head.base + head.fields[head.host].value_start
+    n = head.fields[head.host].value_end - head.fields[head.host].value_start
+    for i in range(n):
+        if c"A" <= text[i] <= c"Z" or text[i] == c"[" or (text[i] == c"." and (i + 1 == n or text[i + 1] == c":")):
+            return normal_host(head.value(head.host))
+        if text[i] == c":":
+            n = i
+            break
+    return PyUnicode_DecodeLatin1(<const char*>text, n, NULL)
 
 
 cpdef bytes believed_values(Head head, bytes name):

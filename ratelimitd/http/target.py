@@ -8,17 +8,11 @@ client's own bytes.
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from ratelimitd.errors import ClientFault
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from ratelimitd.config.model import Match
 
 _SLASHES: Final = re.compile(r"/+")
 _PARAMETERS: Final = re.compile(r";[^/]*")
@@ -57,7 +51,9 @@ def limit_path(path: str) -> str:
     that ignore parameters resolve `/x/..;/login`."""
     if ";" in path:
         path = _resolved(_PARAMETERS.sub("", path))[0]
-    folded = path.casefold()
+    folded = (
+        path.encode("latin-1").lower().decode("latin-1")
+    )  # of ASCII only: the rest are bytes, not letters
     return folded[:-1] if len(folded) > 1 and folded.endswith("/") else folded
 
 
@@ -66,64 +62,3 @@ def normal_host(host: bytes) -> str:
     text = host.decode("latin-1").lower()
     name = text[: text.rindex("]") + 1] if text.startswith("[") and "]" in text else text.partition(":")[0]
     return name.removesuffix(".")
-
-
-@dataclasses.dataclass(slots=True)
-class RequestText:
-    """One request in comparable form; `header` gives the first value of a field by its lower-case name."""
-
-    method: str
-    host: str
-    path: str
-    header: Callable[[str], str | None]
-
-
-class Matcher:
-    """A compiled `match`: all parts that are given must hold, one of the alternatives of each."""
-
-    def __init__(self, match: Match, *, for_limit: bool) -> None:
-        self._for_limit: Final = for_limit
-        self._methods: Final = frozenset(match.method)
-        self._hosts: Final = _patterns(
-            tuple(normal_host(host.encode("latin-1", "replace")) for host in match.host)
-        )
-        self._headers: Final = tuple((name.lower(), _patterns((value,))) for name, value in match.header)
-        paths = tuple(normal_path(path.encode("utf-8")) for path in match.path)
-        self._paths: Final = _patterns(tuple(map(limit_path, paths)) if for_limit else paths, trees=True)
-
-    def __call__(self, request: RequestText) -> bool:
-        if self._methods and request.method not in self._methods:
-            return False
-        if self._hosts and not self._hosts.fullmatch(request.host):
-            return False
-        if self._paths:
-            path = limit_path(request.path) if self._for_limit else request.path
-            if not self._paths.fullmatch(path):
-                return False
-        for name, pattern in self._headers:
-            value = request.header(name)
-            if value is None or (pattern and not pattern.fullmatch(value)):
-                return False
-        return True
-
-
-def _patterns(alternatives: tuple[str, ...], *, trees: bool = False) -> re.Pattern[str] | None:
-    """One expression for all alternatives; `*` is any rest, and in paths `/api/*` also matches `/api`."""
-    if not alternatives:
-        return None
-    expressions = []
-    for text in alternatives:
-        is_tree = trees and text.endswith("/*") and len(text) > 2
-        expressions.append(_expression(text[:-2]) + "(?:/.*)?" if is_tree else _expression(text))
-    return re.compile("|".join(f"(?:{expression})" for expression in expressions), re.DOTALL)
-
-
-def _expression(text: str) -> str:
-    """`text` with `*` for any rest. What stands between two `*` is taken where it is found first and never
-    looked for again: only so does a long path cost no more than its length."""
-    first, *middle = text.split("*")
-    if not middle:
-        return re.escape(first)
-    *middle, last = middle
-    found = "".join(f"(?>.*?{re.escape(part)})" for part in middle if part)
-    return f"{re.escape(first)}{found}.*{re.escape(last)}"

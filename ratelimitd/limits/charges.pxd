@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from ratelimitd.http.head cimport Head
+from ratelimitd.http.matching cimport RequestText
 from ratelimitd.limits.table cimport Charge
 
 cdef enum:
@@ -80,6 +81,7 @@ cdef class Charges:
         Charge* templates
         uint64_t* global_keys
         tuple compiled
+        list matchers  # None in it: a limit of every request
         readonly tuple names
         list headers
         list cost_headers
@@ -97,8 +99,8 @@ cdef class Charges:
         int held_count
         int deciding  # limit that refused; -1: none
 
-    cdef int collect(self, Head head, Client client, object text, bint trusted) except -1
-    cdef int _collect_limit(self, int limit, Head head, Client client, object text, bint trusted) except -1
+    cdef int collect(self, Head head, Client client, RequestText text, bint trusted) except -1
+    cdef int _collect_limit(self, int limit, Head head, Client client, RequestText text, bint trusted) except -1
     cdef int _charge(self, int limit, Group group, uint64_t* keys, uint32_t cost) except -1
     cdef int _header_tail(self, Head head, int limit, const uint8_t** value, Py_ssize_t* n)
     cdef uint32_t _cost(self, Head head, int limit)

@@ -13,6 +13,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from ratelimitd.http.head cimport Head
+from ratelimitd.http.matching cimport Matcher, RequestText
 from ratelimitd.limits.table cimport Charge, siphash
 
 from ratelimitd.limits import fields, values
@@ -57,6 +58,7 @@ cdef class Charges:
         self.k0, self.k1 = struct.unpack("<QQ", secret)
         self.generation = generation
         self.compiled = limits
+        self.matchers = [limit.matcher for limit in limits]
         self.names = tuple([limit.name for limit in limits])
         self.headers = [limit.parts[0][1].lower().encode("latin-1") for limit in limits]
         self.cost_headers = [limit.cost_header for limit in limits]
@@ -251,7 +253,7 @@ cdef class Charges:
             self.held_count += 1
         return 0
 
-    cdef int _collect_limit(self, int limit, Head head, Client client, object text, bint trusted) except -1:
+    cdef int _collect_limit(self, int limit, Head head, Client client, RequestText text, bint trusted) except -1:
         """What one limit has to do with this request: KEYED when it is noted."""
         cdef LimitState* state = &self.limits[limit]
         cdef uint64_t keys[MOST_CHARGES + 1]
@@ -288,13 +290,13 @@ cdef class Charges:
         self._charge(limit, group, keys, cost)
         return KEYED
 
-    cdef int collect(self, Head head, Client client, object text, bint trusted) except -1:
+    cdef int collect(self, Head head, Client client, RequestText text, bint trusted) except -1:
         """Finds all that applies: KEYED, DENIED or TWICE."""
         cdef int i, found
         if client.generation != self.generation:
             self._keys_of(client)
         for i in range(self.limit_count):
-            if self.limits[i].has_matcher and not self.compiled[i].matcher(text):
+            if self.limits[i].has_matcher and not (<Matcher>self.matchers[i]).matches(text):
                 continue
             found = self._collect_limit(i, head, client, text, trusted)
             if found > KEYED:

@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from ratelimitd.http.head cimport Head
+from ratelimitd.http.matching cimport RequestText
 from ratelimitd.limits.charges cimport Charges, Client
 from ratelimitd.limits.inflight cimport InFlight
 from ratelimitd.limits.table cimport Decided, Table, Verdict
@@ -30,7 +31,7 @@ cdef class Limiter(Charges):
         int tightest  # rate of which the smallest share is left; -1: none
         int64_t left  # of the tightest
 
-    cdef Decision decide(self, Head head, Client client, object text, bint trusted, uint64_t now_us)
+    cdef Decision decide(self, Head head, Client client, RequestText text, bint trusted, uint64_t now_us)
     cdef Decision decide_again(self, uint64_t now_us)
     cdef void release(self, uint64_t* held, int count) noexcept
     cdef Decision _hold_places(self) noexcept

@@ -12,6 +12,7 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
 
 from ratelimitd.http.head cimport Head
+from ratelimitd.http.matching cimport RequestText
 from ratelimitd.limits.charges cimport (
     CLIENT, DENIED, GLOBAL, KEYED, Applied, Charges, Client, LimitState,
 )
@@ -38,7 +39,7 @@ cdef class Limiter(Charges):
         self.inflight = inflight
         self.slots = &slots[0]
 
-    cdef Decision decide(self, Head head, Client client, object text, bint trusted, uint64_t now_us):
+    cdef Decision decide(self, Head head, Client client, RequestText text, bint trusted, uint64_t now_us):
         """Decides the request in `head`; `text` is its RequestText where `needs_text` says so. After ADMIT
         the first `held_count` of `held` are places that `release` must give back when the request ends."""
         cdef int collected

@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Final
 
-from ratelimitd.http.target import Matcher, normal_host
+from ratelimitd.http.matching import Matcher
+from ratelimitd.http.target import normal_host
 from ratelimitd.limits import fields, keys, window
 
 if TYPE_CHECKING:

@@ -1,5 +1,5 @@
 from ratelimitd.http.head import Head
-from ratelimitd.http.target import RequestText
+from ratelimitd.http.matching import RequestText
 from ratelimitd.limits.keys import KINDS as KINDS
 from ratelimitd.limits.policy import LimitRules
 

@@ -7,11 +7,11 @@ client that could choose which one is counted would have as many limits as it li
 """
 
 from ratelimitd.http.head cimport Head
+from ratelimitd.http.matching cimport RequestText
 from ratelimitd.http.request cimport origin_target
 
 from urllib.parse import unquote_to_bytes
 
-from ratelimitd.http.target import limit_path
 from ratelimitd.limits.keys import KINDS
 
 
@@ -19,7 +19,7 @@ class Twice(Exception):
     """The value is there more than once."""
 
 
-cpdef bytes tail(object limit, Head head, bytes client, object text):
+cpdef bytes tail(object limit, Head head, bytes client, RequestText text):
     """The material of a request's key under `limit` (policy.LimitRules) without the id: its kind and value.
     Empty: a value is missing and `missing` is `skip` or `deny`; None: one is there twice."""
     cdef list parts = []
@@ -40,7 +40,7 @@ cpdef bytes tail(object limit, Head head, bytes client, object text):
     return b"l" + b"".join([kind + len(value).to_bytes(4, "little") + value for kind, value in parts])
 
 
-cdef bytes part_value(str kind, str name, Head head, object text):
+cdef bytes part_value(str kind, str name, Head head, RequestText text):
     if kind == "header":
         return _only(field_values(head, name.lower().encode("latin-1")))
     if kind == "cookie":
@@ -50,7 +50,7 @@ cdef bytes part_value(str kind, str name, Head head, object text):
     if kind == "host":
         return text.host.encode("latin-1")
     if kind == "path":
-        return limit_path(text.path).encode("utf-8")
+        return text.limit_path().encode("utf-8")
     if kind == "method":
         return head.method()
     return b""

@@ -3,17 +3,19 @@
 from libc.stdint cimport uint64_t
 
 from ratelimitd.http.head cimport Head
+from ratelimitd.http.matching cimport RequestText
 from ratelimitd.limits.charges cimport Client
 from ratelimitd.limits.decision cimport Decision
-from ratelimitd.proxy.exchange cimport Exchange
 from ratelimitd.proxy.live cimport Policy, Route
+from ratelimitd.proxy.upload cimport Upload
 
 
-cdef class ClientConnection(Exchange):
+cdef class ClientConnection(Upload):
     cdef:
         Client client
         Policy client_policy  # the policy that said who the client is
         bytes client_field  # the believed field's value it was said from
+        bytes scheme
         bytes peer_text
         bytes peer_lines
         bint trusted
@@ -29,16 +31,9 @@ cdef class ClientConnection(Exchange):
     cdef bint _is_read_alike(self, Head head)
     cdef bint _admit(self, Head head, bytes method)
     cdef void _shed(self, Head head)
-    cdef Route _route(self, Policy policy, object text)
-    cdef bint _decide(self, Head head, object text)
+    cdef Route _route(self, Policy policy, RequestText text)
+    cdef bint _decide(self, Head head, RequestText text)
     cdef bint _refuse_limited(self, Head head, Decision decision)
-    cdef int _note_refusal(self, Head head, object text) except -1
+    cdef int _note_refusal(self, Head head, RequestText text) except -1
     cdef void _identify(self, Head head)
     cdef void _forward(self, Head head)
-    cdef void _forward_with_body(self, Head head, bytes lines)
-    cdef void _send_parts(self)
-    cdef void _take_body(self)
-    cdef void _end_in_body(self, int status, str detail)
-    cdef bint _end_within_body(self)
-    cdef void _send(self)
-    cdef void _refuse(self, int status, str detail)

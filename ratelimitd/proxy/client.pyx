@@ -2,15 +2,16 @@
 """The side of the clients: the way of a request, in the order in which it is gone.
 
 bytes -> head (`_read_request`) -> who asks and what for (`_admit`) -> may it pass (`_shed`, `_decide`) -> forwarded
-(`_forward`, `_send`); `exchange` has the answer and what follows. Callbacks only: no task, future or timer,
-and one write for what fits into one. Requests of a connection are served one after the other; what comes
-early waits.
+(`_forward`); `upload` has the body, `exchange` the answer and what follows. Callbacks only: no task, future or
+timer, and one write for what fits into one. Requests of a connection are served one after the other; what
+comes early waits.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint64_t
 
-from ratelimitd.http.head cimport TRANSFER_ENCODING, Head
+from ratelimitd.http.head cimport Head
+from ratelimitd.http.matching cimport RequestText
 from ratelimitd.http.request cimport (
     accepts_text, asks_for_upgrade, believed_values, needs_care, origin_line, request_text,
 )
@@ -19,9 +20,10 @@ from ratelimitd.limits.inflight cimport ENTERED, FULL, Entered
 from ratelimitd.limits.decision cimport ADMIT, AGAIN, AMBIGUOUS, BANNED, DENY, LIMIT, Decision, Limiter
 from ratelimitd.proxy.clock cimport boottime_us
 from ratelimitd.proxy.exchange cimport (
-    ANSWERING, ASKED, BODY, CLOSED, DISCARDING, HEAD, IDLE, LINGERING, MOST_DISCARDED, MOST_PIPELINED, Exchange,
+    ANSWERING, ASKED, BODY, CLOSED, DISCARDING, HEAD, IDLE, LINGERING, MOST_PIPELINED,
 )
 from ratelimitd.proxy.live cimport CLIENT_GONE, DENIED, LIMITED, MALFORMED, SHED, Listener, Policy, Route
+from ratelimitd.proxy.upload cimport BODY_TOO_LARGE, Upload
 
 from ratelimitd.errors import ClientFault
 from ratelimitd.http import head as _head
@@ -32,14 +34,15 @@ from ratelimitd.proxy.identity import peer_of
 cdef frozenset IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 cdef frozenset METHODS = _head.METHODS
 cdef bytes NOTHING = b""
-cdef str BODY_TOO_LARGE = "the body is larger than bounds.body"
 
 
-cdef class ClientConnection(Exchange):
-    """A client's connection: an asyncio protocol."""
+cdef class ClientConnection(Upload):
+    """A client's connection: an asyncio protocol. `source` is its peer where that is not the transport's own."""
 
-    def __init__(self, Listener listener):
+    def __init__(self, Listener listener, str source=None, bytes scheme=b"http"):
         self.listener = listener
+        self.peer = source
+        self.scheme = scheme
         self.live = listener.live
         self.buffer = NOTHING
 
@@ -47,7 +50,7 @@ cdef class ClientConnection(Exchange):
         cdef Policy policy = self.live.policy
         self.transport = transport
         self.write = transport.write
-        self.peer = peer_of(transport)
+        self.peer = self.peer or peer_of(transport)
         self.live.slots[self.listener.idle_slot] += 1
         self.live.connections.add(self)
         if self.peer is None:
@@ -96,7 +99,7 @@ cdef class ClientConnection(Exchange):
         elif self.body_left and self.state != LINGERING and self.state != CLOSED:
             self.buffer = data
             self.at = 0
-            self._take_body()
+            self.take_body()
         elif self.state < LINGERING:
             # What was used up goes: who always asks ahead never lets the buffer run empty.
             self.buffer = self.buffer[self.at :] + data
@@ -109,7 +112,7 @@ cdef class ClientConnection(Exchange):
         if self.state == IDLE or self.state == HEAD or self.state >= DISCARDING:
             return False
         if self.body_left:
-            return self._end_within_body()
+            return self.end_within_body()
         # The request is whole: a client may close its side and still read the answer, and those to the
         # requests that it sent along.
         self.ended = True
@@ -150,7 +153,7 @@ cdef class ClientConnection(Exchange):
         self.state = HEAD
         self.begin_request(policy)
         if end < 0 and <Py_ssize_t>self.resume - self.at <= policy.head_bound:
-            self._refuse(400, "a line ends in a bare LF")
+            self.refuse(400, "a line ends in a bare LF")
             return True
         if end <= 0 or end - self.at > policy.head_bound:
             return self._refuse_large(policy)
@@ -159,7 +162,7 @@ cdef class ClientConnection(Exchange):
         if policy.log is not None:
             self.keep_head(head)
         if status:
-            self._refuse(status, head.fault.decode())
+            self.refuse(status, head.fault.decode())
             return True
         self.resume = self.at = end
         self._take_head(head)
@@ -180,9 +183,9 @@ cdef class ClientConnection(Exchange):
 
     cdef bint _refuse_large(self, Policy policy):
         if self.buffer.find(b"\n", self.at, self.at + policy.head_bound) < 0:
-            self._refuse(414, "the request line is larger than bounds.head")
+            self.refuse(414, "the request line is larger than bounds.head")
         else:
-            self._refuse(431, "the head is larger than bounds.head")
+            self.refuse(431, "the head is larger than bounds.head")
         return True
 
     cdef bint _wait_for_head(self, Policy policy):
@@ -193,7 +196,7 @@ cdef class ClientConnection(Exchange):
         first = <uint8_t>PyBytes_AS_STRING(self.buffer)[self.at]
         if first != c"\r" and not (c"A" <= first <= c"Z" or c"a" <= first <= c"z"):
             self.begin_request(policy)
-            self._refuse(400, "this is no HTTP request")
+            self.refuse(400, "this is no HTTP request")
             return True
         if self.at:
             self.buffer = self.buffer[self.at :]
@@ -209,13 +212,13 @@ cdef class ClientConnection(Exchange):
     cdef bint _is_served(self, Head head, bytes method):
         """Whether this is a request that can be served here and read in one way only; False: answered."""
         if not self.idempotent and method not in METHODS:
-            self._refuse(501, "this method is not known here")
+            self.refuse(501, "this method is not known here")
         elif method == b"CONNECT":
-            self._refuse(405, "this is no forward proxy: CONNECT is not served")
+            self.refuse(405, "this is no forward proxy: CONNECT is not served")
         elif asks_for_upgrade(head):
-            self._refuse(501, "protocol upgrades are not served by this version")
+            self.refuse(501, "protocol upgrades are not served by this version")
         elif not self._is_read_alike(head):
-            self._refuse(400, "the request can be read in more than one way")
+            self.refuse(400, "the request can be read in more than one way")
         else:
             if self.body_left:
                 self.body = RequestBody(head.content_length, head.chunked, self.live.second_reader.take())
@@ -235,7 +238,7 @@ cdef class ClientConnection(Exchange):
     cdef bint _admit(self, Head head, bytes method):
         """The questions in order: how large, whose, what for, is there room, and is it too many. False: answered."""
         cdef Policy policy = self.policy
-        cdef object text = None
+        cdef RequestText text = None
         if self.body_left > policy.body_bound:
             self.reply(413, BODY_TOO_LARGE, MALFORMED, None, NOTHING, False, False)
             return False
@@ -243,7 +246,7 @@ cdef class ClientConnection(Exchange):
             if policy.needs_text or needs_care(head):
                 text = request_text(head, method)
         except ClientFault as fault:
-            self._refuse(fault.status, fault.detail)
+            self.refuse(fault.status, fault.detail)
             return False
         self._identify(head)
         if policy.log is not None:
@@ -260,10 +263,6 @@ cdef class ClientConnection(Exchange):
             return False
         return self._decide(head, text)
 
-    cdef void _refuse(self, int status, str detail):
-        """For what is malformed: nothing behind it can be trusted, so the connection ends."""
-        self.reply(status, detail, MALFORMED, None, NOTHING, True, False)
-
     cdef void _shed(self, Head head):
         """Turns away what this machine has no room for just now; no limit is charged for it."""
         self.reply(
@@ -272,15 +271,15 @@ cdef class ClientConnection(Exchange):
             SHED, None, self.live.gate.retry_after(), False, accepts_text(head),
         )
 
-    cdef Route _route(self, Policy policy, object text):
+    cdef Route _route(self, Policy policy, RequestText text):
         if policy.only_route is not None:
             return policy.only_route
         for route in policy.routes:
-            if (<Route>route).matcher is None or (<Route>route).matcher(text):
+            if (<Route>route).matcher is None or (<Route>route).matcher.matches(text):
                 return <Route>route
         return None
 
-    cdef bint _decide(self, Head head, object text):
+    cdef bint _decide(self, Head head, RequestText text):
         """Asks the limits; False: refused, and answered."""
         cdef Policy policy = self.policy
         cdef Decision decision = policy.limiter.decide(head, self.client, text, self.trusted, boottime_us())
@@ -298,7 +297,7 @@ cdef class ClientConnection(Exchange):
             self._note_refusal(head, text)
         return self._refuse_limited(head, decision)
 
-    cdef int _note_refusal(self, Head head, object text) except -1:
+    cdef int _note_refusal(self, Head head, RequestText text) except -1:
         """For the operators: which key it was. Its text is made once, and only when it gets a place."""
         cdef Limiter limiter = self.policy.limiter
         if self.live.refusals.note(limiter.deciding_key):
@@ -320,11 +319,9 @@ cdef class ClientConnection(Exchange):
             self.reply(429, "too many requests: try again after the time in Retry-After", LIMITED, limit, added,
                         False, accepts_text(head))
         elif decision == DENY:
-            self.reply(403, "what a limit counts by is missing", DENIED, limit, NOTHING, False,
-                        accepts_text(head))
+            self.reply(403, "what a limit counts by is missing", DENIED, limit, NOTHING, False, accepts_text(head))
         elif decision == BANNED:
-            self.reply(403, "this client is banned for a while", DENIED, limit, NOTHING, False,
-                        accepts_text(head))
+            self.reply(403, "this client is banned for a while", DENIED, limit, NOTHING, False, accepts_text(head))
         elif decision == AMBIGUOUS:
             self.reply(400, "what a limit counts by is there twice", MALFORMED, limit, NOTHING, True, False)
         else:
@@ -340,7 +337,7 @@ cdef class ClientConnection(Exchange):
             peer = policy.identify.peer(self.peer)
             self.trusted = peer.trusted
             self.peer_text = peer.text
-            self.peer_lines = policy.forwarding.peer_lines(peer.text, self.listener.scheme)
+            self.peer_lines = policy.forwarding.peer_lines(peer.text, self.scheme)
             self.client = peer.client
         elif not self.trusted:
             return
@@ -356,112 +353,20 @@ cdef class ClientConnection(Exchange):
     # --- on to the upstream ---------------------------------------------------------------------------
 
     cdef void _forward(self, Head head):
-        """Renders the request, reads a small body to its end, and sends both."""
+        """Adds what the server is to know, and sends the request or has its body read."""
         cdef Policy policy = self.policy
         cdef bytes lines = policy.forwarding.lines(
-            head, self.peer_lines, self.peer_text, self.listener.scheme, self.trusted
-        )
+            head, self.peer_lines, self.peer_text, self.scheme, self.trusted)
         if policy.log is not None:
             self.request_id = policy.forwarding.id
+        self.prepare_choice(head, self.client)
         self.hostless = head.host < 0 or self.route.upstream.replaces_host
         if self.hostless and head.host >= 0:
             head.fields[head.host].drop = 1
         if self.body_left:
-            self._forward_with_body(head, lines)
+            self.forward_with_body(head, lines)
             return
         self.request = head.render(origin_line(head), lines, head.end)
         self.state = ASKED
         self.request_whole = True
-        self._send()
-
-    cdef void _forward_with_body(self, Head head, bytes lines):
-        """A small body of a told length is read before a server is chosen; all else goes up as it comes."""
-        cdef Policy policy = self.policy
-        cdef bint chunked = head.chunked
-        cdef bint as_it_comes = (
-            chunked or self.expects_continue or self.route.streaming or self.body_left > policy.buffer_bound
-        )
-        if chunked:
-            head.drop_all(TRANSFER_ENCODING)  # in whatever case it came
-            lines += b"Transfer-Encoding: chunked\r\n"
-        self.request = head.render(origin_line(head), lines, head.end)
-        self.moved = 0
-        self.live.wheel.set(self, policy.body_ms)
-        self.state = ASKED if as_it_comes else BODY
-        if not self.read_body(True):
-            self._refuse(400, self.body.fault)
-        elif self.body.length() > <uint64_t>policy.body_bound:
-            self._refuse(413, BODY_TOO_LARGE)
-        else:
-            self.parts = [self.request, self.body.part(self.buffer, head.end, self.at)]
-            if as_it_comes or self.body_left == 0:
-                self._send_parts()
-
-    cdef void _send_parts(self):
-        self.request = b"".join(self.parts)
-        self.parts = None
-        self.request_whole = self.body_left == 0
-        self.state = ASKED
-        self._send()
-
-    cdef void _take_body(self):
-        """More of the body that is in work; what lies beyond it is the next request."""
-        cdef bint wanted = self.state != DISCARDING
-        cdef bytes part
-        if not self.read_body(wanted):
-            self._end_in_body(400, self.body.fault)
-        elif not wanted:
-            self._discarded()
-        elif self.body.length() > <uint64_t>self.policy.body_bound:
-            self._end_in_body(413, BODY_TOO_LARGE)
-        else:
-            part = self.body.part(self.buffer, 0, self.at)
-            if self.state == BODY:
-                self.parts.append(part)
-                if self.body_left == 0:
-                    self._send_parts()
-                return
-            if self.connection is None:
-                self.request += part
-            elif PyBytes_GET_SIZE(part):
-                self.connection.write(part)
-            if self.body_left == 0 and self.state == ASKED:
-                self.live.wheel.set(self, self.policy.response_ms)
-
-    cdef void _end_in_body(self, int status, str detail):
-        """What came of the body ends the exchange: the server must not take it for a whole request."""
-        if self.state == DISCARDING:
-            self.linger()
-            return
-        self.drop_upstream()
-        if self.state == ANSWERING:
-            self.end_request(MALFORMED)
-            self.cut_answer()
-        else:
-            self._refuse(status, detail)
-
-    cdef bint _end_within_body(self):
-        """The client has closed its side before its request was whole. True: it is answered all the same."""
-        if self.state == ANSWERING:
-            return False
-        self.ended = True
-        self.drop_upstream()
-        self.reply(400, "the connection ended within the body", CLIENT_GONE, None, NOTHING, True, False)
-        return True
-
-    cdef void _send(self):
-        """Asks the upstream; the clock of the answer runs from the end of the request."""
-        if self.body_left == 0:
-            self.live.wheel.set(self, self.policy.response_ms)
-        self.asked_us = boottime_us()
-        self.route.upstream.send(self)
-        if self.state == ASKED and self.connection is None and self.body_left:
-            self.pause_reading(True)
-
-    cdef void upstream_is_open(self):
-        if self.body_left:
-            self.pause_reading(self.connection.full)
-
-    cdef void upstream_is_full(self, bint full):
-        if self.body_left:
-            self.pause_reading(full)
+        self.send()

@@ -7,20 +7,24 @@ All look-ups of names happen here, once per configuration. What it returns is pu
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ratelimitd.http.forwarding import Forwarding
+from ratelimitd.http.matching import Matcher
 from ratelimitd.http.replies import Replies
-from ratelimitd.http.target import Matcher
 from ratelimitd.limits.decision import Limiter
 from ratelimitd.limits.policy import compile_limits, is_empty
+from ratelimitd.limits.table import siphash24
 from ratelimitd.overload.priorities import PRIORITIES
 from ratelimitd.proxy import measures
 from ratelimitd.proxy.access_log import AccessLog
+from ratelimitd.proxy.balancing import Balancer, Server
 from ratelimitd.proxy.dial import Dialer
+from ratelimitd.proxy.dispatch import Dispatcher
 from ratelimitd.proxy.identity import Identify
 from ratelimitd.proxy.live import Policy, Route
-from ratelimitd.proxy.upstream import Server, Upstream
+from ratelimitd.proxy.places import Places
+from ratelimitd.proxy.preamble import compile_preambles
 
 if TYPE_CHECKING:
     import asyncio
@@ -29,11 +33,19 @@ if TYPE_CHECKING:
     from ratelimitd.limits.inflight import InFlight
     from ratelimitd.limits.table import Table
     from ratelimitd.proxy.deadlines import Wheel
+    from ratelimitd.proxy.names import Names
+    from ratelimitd.proxy.unreached import Unreached
     from ratelimitd.segment.memory import Segment
 
 
+# No limit has the id 0, so no key of a limit is a key of these.
+_REQUESTS: Final = b"\0\0u"
+_CONNECTIONS: Final = b"\0\0s"
+
+
 class Compiler:
-    """Compiles for one worker: its page of counters, its ring of log lines, its wheel, its loop."""
+    """Compiles for one worker: its page of counters, its ring of log lines, its wheel, its loop, its notes of
+    servers that could not be reached, and of where those are that have names."""
 
     def __init__(
         self,
@@ -43,6 +55,8 @@ class Compiler:
         page: int,
         wheel: Wheel,
         loop: asyncio.AbstractEventLoop,
+        unreached: Unreached,
+        names: Names,
     ) -> None:
         self._segment = segment
         self._table = table
@@ -51,6 +65,8 @@ class Compiler:
         self._ring = segment.ring(page)
         self._wheel = wheel
         self._loop = loop
+        self._unreached = unreached
+        self._names = names
 
     def compile(self, config: model.Config, generation: int) -> Policy:
         registry = self._segment.registry
@@ -74,6 +90,7 @@ class Compiler:
             Replies(config.replies),
             Identify(config.clients, self._segment.secret),
             self._access_log(config.log),
+            compile_preambles(config.listen),
         )
 
     def _access_log(self, log: model.Log) -> AccessLog | None:
@@ -97,18 +114,32 @@ class Compiler:
             routes = [Route(None, upstreams[config.upstreams[0].name], PRIORITIES.index("normal"), False)]
         return tuple(routes)
 
-    def _upstream(self, config: model.Config, upstream: model.Upstream) -> Upstream:
-        registry = self._segment.registry
-        servers = []
-        for server in upstream.servers:
-            slots = measures.server_slots(registry, upstream.name, server.url)
-            servers.append(Server(server, self._slots, slots.first_code, slots.in_flight))
-        return Upstream(
+    def _upstream(self, config: model.Config, upstream: model.Upstream) -> Dispatcher:
+        servers = [self._server(upstream, server) for server in upstream.servers]
+        return Dispatcher(
             upstream,
-            servers,
+            Balancer(upstream, servers, self._wheel),
+            self._places(upstream.concurrency, _REQUESTS, upstream.name),
             self._wheel,
             self._loop,
-            Dialer(self._loop, config.timeouts.connect_ms),
+            Dialer(self._loop, config.timeouts.connect_ms, upstream, self._unreached, self._names),
             config.headers.host == "upstream",
-            measures.duration_slot(registry, upstream.name),
+            measures.duration_slot(self._segment.registry, upstream.name),
         )
+
+    def _server(self, upstream: model.Upstream, server: model.Server) -> Server:
+        slots = measures.server_slots(self._segment.registry, upstream.name, server.url)
+        return Server(
+            server,
+            self._segment.server(slots.in_flight).words,
+            self._slots,
+            slots.first_code,
+            slots.in_flight,
+            self._places(server.max_connections, _CONNECTIONS, f"{upstream.name}\0{server.url}"),
+        )
+
+    def _places(self, most: int, kind: bytes, name: str) -> Places | None:
+        """Those under a name are the same for all workers, and through any reload."""
+        if most <= 0:
+            return None
+        return Places(self._inflight, siphash24(kind + name.encode(), self._segment.secret), most)

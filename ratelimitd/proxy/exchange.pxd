@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.request_body cimport RequestBody
+from ratelimitd.limits.charges cimport Client
 from ratelimitd.proxy.access_log cimport AccessLine, Kept
 from ratelimitd.proxy.live cimport Listener, Live, Outcome, Policy, Route
 from ratelimitd.proxy.upstream cimport Downstream
@@ -48,7 +49,8 @@ cdef class Exchange(Downstream):
         bint until_close  # only the end of the connection ends this answer
         bint expects_continue
         RequestBody body  # of the request; None: it has none
-        int64_t body_left  # bytes of it that were not read yet; in chunks: 1 until they are complete
+        bint as_text  # what its replies are, when it may have to wait for room
+        int64_t body_left  # bytes of the body that were not read yet; in chunks: 1 until they are complete
         list parts
         bytes rate_lines
         uint64_t held[8]  # places under limits of concurrency, given back when the request ends
@@ -75,6 +77,7 @@ cdef class Exchange(Downstream):
         self, int status, str detail, Outcome outcome, str limit, bytes added, bint unreadable, bint as_text
     )
     cdef void end_request(self, Outcome outcome)
+    cdef void prepare_choice(self, Head head, Client client)
     cdef void keep_head(self, Head head)
     cdef void _log(self, Outcome outcome, uint64_t now_us)
     cdef void _describe(self, AccessLine* line)
@@ -89,6 +92,5 @@ cdef class Exchange(Downstream):
     cdef void _settle(self, bint close, bint unreadable)
     cdef void linger(self)
     cdef bint read_body(self, bint wanted)
-    cdef void _discarded(self)
     cdef bint _leaves_body(self) noexcept
     cdef void _close(self)

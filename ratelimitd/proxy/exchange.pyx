@@ -10,16 +10,18 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint64_t
 
 from ratelimitd.http.head cimport Head
-from ratelimitd.http.request cimport tells_rate_limit
+from ratelimitd.http.request cimport accepts_text, tells_rate_limit
+from ratelimitd.limits.charges cimport Client
 from ratelimitd.proxy.access_log cimport (
     LINE_OUTCOME, AccessLine, AccessLog, Kept, tell_bytes, tell_own, tell_sent,
 )
 from ratelimitd.proxy.clock cimport boottime_us, wall_us
 from ratelimitd.proxy.live cimport (
-    CLIENT_GONE, FORWARDED, SHED, TIMEOUT, UPSTREAM_ERROR, Listener, Live, Outcome, Policy,
+    CLIENT_GONE, FORWARDED, MALFORMED, SHED, TIMEOUT, UPSTREAM_ERROR, Listener, Live, Outcome, Policy,
 )
 from ratelimitd.proxy.upstream cimport Downstream
 
+from ratelimitd.proxy.balancing import hash_client
 from ratelimitd.segment import series as _series
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -110,6 +112,21 @@ cdef class Exchange(Downstream):
         cdef bytes added = b"Retry-After: 1\r\n" if status == 503 else NOTHING
         self.reply(status, detail, UPSTREAM_ERROR, None, added, False, False)
 
+    cdef void prepare_choice(self, Head head, Client client):
+        """What the choice of a server needs to know of the request, where it needs to."""
+        self.priority = self.route.priority
+        if self.route.upstream.bounded:
+            self.as_text = accepts_text(head)
+        if self.route.upstream.by_client:
+            self.client_hash = hash_client(client.key_bytes)
+
+    cdef void turned_away(self):
+        self.reply(
+            self.policy.shed_status,
+            "the web servers have more to do than they can just now: try again after the time in Retry-After",
+            SHED, None, self.live.gate.retry_after(), False, self.as_text,
+        )
+
     cdef void answer_is_cut(self, str detail):
         self.end_request(UPSTREAM_ERROR)
         self.cut_answer()
@@ -148,6 +165,13 @@ cdef class Exchange(Downstream):
         self.write(answer)
         self.end_request(outcome)
         self._settle(close, unreadable)
+
+    def refuse_plain(self, bytes data):
+        """Says that this port speaks TLS, to one who has sent plain HTTP; `transport` sends plainly then."""
+        self.buffer = data
+        self.started_us = boottime_us()
+        self.begin_request(self.live.policy)
+        self.reply(400, "this port speaks TLS: ask for https://", MALFORMED, None, NOTHING, True, True)
 
     cdef void begin_request(self, Policy policy):
         """From here on there is a request that will be counted; what it is, is not known yet."""
@@ -287,13 +311,6 @@ cdef class Exchange(Downstream):
         """Whether more of the body is to come than can be read and thrown away, or perhaps none of it."""
         return self.body_left > 0 and (self.body_left > MOST_DISCARDED or self.expects_continue)
 
-    cdef void _discarded(self):
-        """More was thrown away of a body that nobody wants."""
-        if self.body_left == 0:
-            self.await_next()
-        elif self.moved > MOST_DISCARDED:
-            self.linger()
-
     cdef void await_next(self):
         """Ready for the next request, which may be in the buffer already."""
         self.state = IDLE
@@ -356,11 +373,7 @@ cdef class Exchange(Downstream):
 
     cdef void drop_upstream(self):
         """Nobody wants the upstream's answer any more."""
-        if self.connection is not None:
-            self.connection.leave()
-        if self.attempt is not None:
-            self.attempt.asker = None
-            self.attempt = None
+        self.leave_upstream(self.body_left == 0)
         self.request = self.parts = None
 
     # --- time ---------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 from ratelimitd.http.forwarding cimport Forwarding
 from ratelimitd.http.head cimport Head
+from ratelimitd.http.matching cimport Matcher
 from ratelimitd.http.second_reader cimport SecondReader
 from ratelimitd.limits.charges cimport Client
 from ratelimitd.limits.decision cimport Limiter
@@ -26,9 +27,16 @@ cdef enum Outcome:
     CLIENT_GONE
 
 
+cdef enum HandshakeFailure:
+    UNTRUSTED = 0  # it brings a PROXY header and is no trusted proxy
+    NO_HEADER
+    NO_TLS
+    SLOW
+
+
 cdef class Route:
     cdef:
-        readonly object matcher  # None: every request
+        readonly Matcher matcher  # None: every request
         readonly Upstream upstream
         readonly int priority
         readonly bint streaming
@@ -43,6 +51,7 @@ cdef class Policy:
         readonly object replies
         readonly object identify
         readonly AccessLog log  # None: no access log
+        readonly dict preambles  # by `bind`: what the connections of a listener begin with
         bint needs_text
         bint rate_limit_fields
         Py_ssize_t head_bound
@@ -88,7 +97,9 @@ cdef class Listener:
     cdef:
         readonly Live live
         readonly str bind
-        bytes scheme
         int outcome_slot  # of the first outcome; the others follow
         int active_slot
         int idle_slot
+        int failure_slot  # of the first HandshakeFailure; the others follow
+
+    cdef void count_failure(self, HandshakeFailure failure) noexcept

@@ -2,6 +2,7 @@ from typing import Any
 
 from ratelimitd.config.model import Config
 from ratelimitd.http.forwarding import Forwarding
+from ratelimitd.http.matching import Matcher
 from ratelimitd.http.replies import Replies
 from ratelimitd.limits.decision import Limiter
 from ratelimitd.limits.inflight import InFlight
@@ -11,12 +12,15 @@ from ratelimitd.proxy.access_log import AccessLog
 from ratelimitd.proxy.deadlines import Wheel
 from ratelimitd.proxy.identity import Identify
 from ratelimitd.proxy.measures import Measures
+from ratelimitd.proxy.preamble import Preamble
 from ratelimitd.proxy.upstream import Upstream
 
 class Route:
-    def __init__(self, matcher: Any, upstream: Upstream, priority: int, streaming: bool) -> None: ...
+    def __init__(
+        self, matcher: Matcher | None, upstream: Upstream, priority: int, streaming: bool
+    ) -> None: ...
     @property
-    def matcher(self) -> Any: ...
+    def matcher(self) -> Matcher | None: ...
     @property
     def upstream(self) -> Upstream: ...
     @property
@@ -34,6 +38,7 @@ class Policy:
         replies: Replies,
         identify: Identify,
         log: AccessLog | None,
+        preambles: dict[str, Preamble],
     ) -> None: ...
     @property
     def limiter(self) -> Limiter: ...
@@ -45,6 +50,8 @@ class Policy:
     def identify(self) -> Identify: ...
     @property
     def log(self) -> AccessLog | None: ...
+    @property
+    def preambles(self) -> dict[str, Preamble]: ...
 
 class Live:
     def __init__(
@@ -66,7 +73,7 @@ class Live:
 
 class Listener:
     def __init__(
-        self, live: Live, bind: str, scheme: bytes, outcome_slot: int, active_slot: int, idle_slot: int
+        self, live: Live, bind: str, outcome_slot: int, active_slot: int, idle_slot: int, failure_slot: int
     ) -> None: ...
     @property
     def live(self) -> Live: ...

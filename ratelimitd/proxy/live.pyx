@@ -10,6 +10,7 @@ from libc.stdint cimport int64_t
 
 from ratelimitd.http.forwarding cimport Forwarding
 from ratelimitd.http.head cimport Head
+from ratelimitd.http.matching cimport Matcher
 from ratelimitd.http.second_reader cimport SecondReader
 from ratelimitd.limits.decision cimport Limiter
 from ratelimitd.limits.inflight cimport InFlight
@@ -23,7 +24,7 @@ from ratelimitd.proxy.upstream cimport Upstream
 cdef class Route:
     """`priority` is 0 for critical to 3 for sheddable; `streaming`: answers may idle."""
 
-    def __init__(self, matcher, Upstream upstream, int priority, bint streaming):
+    def __init__(self, Matcher matcher, Upstream upstream, int priority, bint streaming):
         if not 0 <= priority <= 3:
             raise ValueError(f"there is no priority {priority}")
         self.matcher = matcher
@@ -34,15 +35,20 @@ cdef class Route:
 
 cdef class Policy:
     """One configuration as the data plane uses it. `identify(peer, values of the believed field)` returns the
-    Client, `routes` are tried in order, and `log` is None without an access log."""
+    Client, `routes` are tried in order, `log` is None without an access log, and `preambles` says what the
+    connections of a listener begin with, where that is not HTTP."""
 
-    def __init__(self, config, Limiter limiter, tuple routes, Forwarding forwarding, replies, identify, AccessLog log):
+    def __init__(
+        self, config, Limiter limiter, tuple routes, Forwarding forwarding, replies, identify, AccessLog log,
+        dict preambles,
+    ):
         self.limiter = limiter
         self.routes = routes
         self.forwarding = forwarding
         self.replies = replies
         self.identify = identify
         self.log = log
+        self.preambles = preambles
         if len(routes) == 1 and routes[0].matcher is None:
             self.only_route = routes[0]
         self.needs_text = limiter.needs_text or self.only_route is None
@@ -110,10 +116,14 @@ cdef class Live:
 cdef class Listener:
     """One address where clients connect, and the words that count what came in there."""
 
-    def __init__(self, Live live, str bind, bytes scheme, int outcome_slot, int active_slot, int idle_slot):
+    def __init__(self, Live live, str bind, int outcome_slot, int active_slot, int idle_slot, int failure_slot):
         self.live = live
         self.bind = bind
-        self.scheme = scheme
         self.outcome_slot = outcome_slot
         self.active_slot = active_slot
         self.idle_slot = idle_slot
+        self.failure_slot = failure_slot
+
+    cdef void count_failure(self, HandshakeFailure failure) noexcept:
+        """Counts a connection that ends before its first request could be read."""
+        self.live.slots[self.failure_slot + failure] += 1

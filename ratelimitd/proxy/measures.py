@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Final
 
-from ratelimitd.segment.series import CODES, METRICS, OUTCOMES, REFUSED_REASONS
+from ratelimitd.segment.series import CODES, HANDSHAKE_FAILURES, METRICS, OUTCOMES, REFUSED_REASONS
 
 if TYPE_CHECKING:
     from ratelimitd.segment.registry import Registry
@@ -36,6 +36,7 @@ class ListenerSlots:
     first_outcome: int
     active: int
     idle: int
+    first_failure: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +63,15 @@ def measures(registry: Registry) -> Measures:
 
 def listener_slots(registry: Registry, bind: str) -> ListenerSlots:
     outcomes = [registry.series("ratelimitd_requests_total", (bind, outcome)) for outcome in OUTCOMES]
+    failures = [
+        registry.series("ratelimitd_handshake_failures_total", (bind, reason))
+        for reason in HANDSHAKE_FAILURES
+    ]
     return ListenerSlots(
         first_outcome=_consecutive(outcomes),
         active=registry.series("ratelimitd_connections", (bind, "active")),
         idle=registry.series("ratelimitd_connections", (bind, "idle")),
+        first_failure=_consecutive(failures),
     )
 
 

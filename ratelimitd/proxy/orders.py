@@ -27,9 +27,17 @@ class Compile(msgspec.Struct, frozen=True, tag=True):
 
 
 class Swap(msgspec.Struct, frozen=True, tag=True):
-    """Decide by the prepared configuration from now on."""
+    """Decide by the prepared configuration from now on. `listeners` are all on which connections are accepted
+    from now on, with a socket each as in `Start`; None: those that there were."""
 
     generation: int
+    listeners: tuple[str, ...] | None = None
+
+
+class Addresses(msgspec.Struct, frozen=True, tag=True):
+    """Where the web servers that are given by name are now: each name with all of its addresses."""
+
+    names: tuple[tuple[str, tuple[str, ...]], ...]
 
 
 class Drain(msgspec.Struct, frozen=True, tag=True):
@@ -53,9 +61,10 @@ class Swapped(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """The last order could not be carried out; `message` is for the operator."""
+    """An order could not be carried out; `message` is for the operator."""
 
     message: str
+    generation: int
 
 
 class Drained(msgspec.Struct, frozen=True, tag=True):
@@ -68,6 +77,12 @@ class Refusals(msgspec.Struct, frozen=True, tag=True):
     keys: tuple[tuple[str, bytes, int], ...]
 
 
-Order = Start | Compile | Swap | Drain | Stop
-Report = Ready | Compiled | Swapped | Failed | Drained | Refusals
+class Unreached(msgspec.Struct, frozen=True, tag=True):
+    """Where no connection could be opened since this worker last said so: upstream, server, why."""
+
+    servers: tuple[tuple[str, str, str], ...]
+
+
+Order = Start | Compile | Swap | Addresses | Drain | Stop
+Report = Ready | Compiled | Swapped | Failed | Drained | Refusals | Unreached
 Message = Order | Report

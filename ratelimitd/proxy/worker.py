@@ -28,23 +28,28 @@ from ratelimitd.limits.inflight import InFlight
 from ratelimitd.limits.table import Table
 from ratelimitd.overload.gate import Gate
 from ratelimitd.proxy import measures, orders
+from ratelimitd.proxy.accepting import Accepting
+from ratelimitd.proxy.backlog import Backlog
 from ratelimitd.proxy.channel import Channel
-from ratelimitd.proxy.client import ClientConnection
 from ratelimitd.proxy.compiling import Compiler
 from ratelimitd.proxy.deadlines import Wheel
 from ratelimitd.proxy.live import Listener, Live, Policy
-from ratelimitd.proxy.shedding import Follower, Lag
+from ratelimitd.proxy.names import Names
+from ratelimitd.proxy.preamble import accepted, keep_for_gone
+from ratelimitd.proxy.shedding import Follower, Median
 from ratelimitd.proxy.ticks import Ticks
+from ratelimitd.proxy.unreached import Unreached
 from ratelimitd.segment.memory import Segment, boottime_us
 from ratelimitd.segment.shedding import ShedWords
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ratelimitd.segment.pages import Page
 
 TICK_MS: Final = 50
-REFUSALS_MS: Final = 1_000
-# As large as the kernel allows: a surge waits in the queue of a socket, not in retransmitted SYNs.
-BACKLOG: Final = 65_535
+CLEAR_TRIES: Final = 200
+TELL_MS: Final = 1_000
 _IGNORED: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
 
 
@@ -56,17 +61,20 @@ class Worker:
         self._loop = loop
         self._ended: asyncio.Future[None] = loop.create_future()
         self._channel = Channel(control, loop, self._ordered, self._drain)
-        self._servers: list[asyncio.Server] = []
+        self._accepting = Accepting(loop, self._protocols)
         self._config: Config | None = None
         self._compiled: tuple[int, Config, Policy] | None = None
         # What is asked of a reload is done in its order: to compile takes a while, and a worker that has just
         # become ready is told to compile and to swap in one breath.
         self._reloading = asyncio.Lock()
         self._drain_by_us = 0
-        self._lag = Lag()
+        self._lag = Median()
+        self._backlog = Backlog(loop)
         self._ticks: Ticks | None = None
         self._follower: Follower
         self._tell_at_us = 0
+        self._unreached = Unreached()
+        self._names = Names()
         self._page: Page
         self._live: Live
         self._compiler: Compiler
@@ -81,7 +89,9 @@ class Worker:
             case orders.Compile():
                 self._loop.create_task(self._compile(order))
             case orders.Swap():
-                self._loop.create_task(self._swap(order))
+                self._loop.create_task(self._swap(order, fds))
+            case orders.Addresses():
+                self._names.take(order, self._live.policy if self._ticks is not None else None)
             case orders.Drain():
                 self._drain()
             case orders.Stop():
@@ -93,7 +103,7 @@ class Worker:
         try:
             await self._serve(order, fds)
         except (RatelimitdError, OSError) as error:
-            self._channel.send(orders.Failed(f"cannot serve: {error}"))
+            self._channel.send(orders.Failed(f"cannot serve: {error}", order.generation))
             self._end()
             return
         self._channel.send(orders.Ready())
@@ -105,29 +115,30 @@ class Worker:
         shape = segment.table
         table = Table(segment.memory, shape.offset, shape.stripes, shape.buckets_per_stripe)
         inflight = InFlight(segment.memory, segment.inflight_offset, segment.pages, order.page)
-        if not inflight.clear(order.page):
-            raise SegmentError("the lock of what is in flight is held by a process that is stopped")
+        await _clear(inflight, order.page)
         wheel = Wheel(TICK_MS)
         gate = Gate(self._page.arrivals, int.from_bytes(os.urandom(8)))
         self._follower = Follower(ShedWords(segment.memory), gate)
         counters = measures.measures(segment.registry)
         self._live = Live(wheel, inflight, self._page.slots, counters, gate)
-        self._compiler = Compiler(segment, table, inflight, order.page, wheel, self._loop)
+        self._compiler = Compiler(
+            segment, table, inflight, order.page, wheel, self._loop, self._unreached, self._names
+        )
         self._live.swap(self._compiler.compile(self._config, order.generation + 1))
         self._tick(0, 1)
         self._ticks = Ticks(self._loop, self._tick, TICK_MS)
-        for bind, fd in zip(order.listeners, fds, strict=True):
-            await self._listen(bind, socket.socket(fileno=fd))
+        await self._accepting.take(order.listeners, fds)
         # What is loaded now stays: the collector need not look at it again.
         gc.collect()
         gc.freeze()
 
-    async def _listen(self, bind: str, sock: socket.socket) -> None:
+    def _protocols(self, bind: str) -> Callable[[], asyncio.BaseProtocol]:
+        """What makes the protocol of each connection that is accepted on `bind`."""
         slots = measures.listener_slots(self._segment.registry, bind)
-        listener = Listener(self._live, bind, b"http", slots.first_outcome, slots.active, slots.idle)
-        create = self._loop.create_unix_server if sock.family == socket.AF_UNIX else self._loop.create_server
-        sock.setblocking(False)
-        self._servers.append(await create(lambda: ClientConnection(listener), sock=sock, backlog=BACKLOG))
+        listener = Listener(
+            self._live, bind, slots.first_outcome, slots.active, slots.idle, slots.first_failure
+        )
+        return lambda: accepted(listener)
 
     def _tick(self, late_us: int, count: int) -> None:
         """Twenty times a second: deadlines, the Date of replies, what to shed, a sign of life, and how late
@@ -135,22 +146,28 @@ class Worker:
         wall_s = time.time()
         self._live.tick(f"Date: {email.utils.formatdate(wall_s, usegmt=True)}\r\n".encode("ascii"))
         now_us = boottime_us()
-        self._page.beat(now_us, self._lag.note(late_us))
+        self._lag.note(late_us)
+        self._page.beat(now_us, self._lag.value, self._backlog.least_us)
         self._follower.tick(now_us)
+        self._backlog.measure()
         self._live.wheel.advance(self._live.wheel.now + count)
-        self._tell_refusals(now_us)
+        self._tell(now_us)
         if self._drain_by_us and self._is_drained():
             self._channel.send(orders.Drained())
             self._end()
 
-    def _tell_refusals(self, now_us: int) -> None:
-        """Once a second the supervisor hears whom this worker refuses: it knows keys by their hash alone."""
+    def _tell(self, now_us: int) -> None:
+        """Once a second the supervisor hears whom this worker refuses, since it knows keys by their hash
+        alone, and which web servers it cannot connect to."""
         if now_us < self._tell_at_us:
             return
-        self._tell_at_us = now_us + REFUSALS_MS * 1_000
+        self._tell_at_us = now_us + TELL_MS * 1_000
         refused = self._live.refusals.take()
         if refused:
             self._channel.send(orders.Refusals(tuple(refused)))
+        unreached = self._unreached.take()
+        if unreached:
+            self._channel.send(orders.Unreached(unreached))
 
     async def _compile(self, order: orders.Compile) -> None:
         """Beside the loop: a list of a million networks takes seconds, and requests go on meanwhile."""
@@ -163,18 +180,30 @@ class Worker:
             try:
                 self._compiled = await self._loop.run_in_executor(None, compiled)
             except (RatelimitdError, KeyError, ValueError) as error:
-                self._channel.send(orders.Failed(f"cannot compile the configuration: {error}"))
+                self._channel.send(
+                    orders.Failed(f"cannot compile the configuration: {error}", order.generation)
+                )
                 return
             self._channel.send(orders.Compiled(order.generation))
 
-    async def _swap(self, order: orders.Swap) -> None:
+    async def _swap(self, order: orders.Swap, fds: list[int]) -> None:
         async with self._reloading:
             if self._compiled is None or self._compiled[0] != order.generation:
-                self._channel.send(orders.Failed(f"generation {order.generation} was not compiled"))
+                self._channel.send(orders.Failed("it was not compiled", order.generation))
                 return
-            _, self._config, policy = self._compiled
+            _, config, policy = self._compiled
             self._compiled = None
+            binds = {listener.bind for listener in config.listen}
+            gone = [bind for bind in self._accepting.binds if bind not in binds]
+            keep_for_gone(policy, self._live.policy, gone)
+            self._config = config
             self._live.swap(policy)
+            if order.listeners is not None:
+                try:
+                    await self._accepting.take(order.listeners, fds)
+                except OSError as error:
+                    self._channel.send(orders.Failed(f"cannot accept: {error}", order.generation))
+                    return
             self._channel.send(orders.Swapped(order.generation))
 
     def _drain(self) -> None:
@@ -185,26 +214,29 @@ class Worker:
         if self._drain_by_us:
             return
         self._drain_by_us = boottime_us() + self._config.timeouts.drain_ms * 1000
-        # One turn of the loop later: what waits in the queues is accepted first, since closing resets it.
-        self._loop.call_later(TICK_MS / 1000, self._stop_accepting)
-
-    def _stop_accepting(self) -> None:
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
-        self._live.drain()
+        self._accepting.stop(self._live.drain)
 
     def _is_drained(self) -> bool:
         if boottime_us() > self._drain_by_us:
             return True
-        return not self._servers and not self._live.connections
+        return self._accepting.stopped and not self._live.connections
 
     def _end(self) -> None:
         if self._ticks is not None:
             self._ticks.close()
+            self._backlog.close()
             self._ticks = None
         if not self._ended.done():
             self._ended.set_result(None)
+
+
+async def _clear(inflight: InFlight, page: int) -> None:
+    """Forget what the process before held. Who has the lock may wait for a CPU, on a machine that is full."""
+    for _ in range(CLEAR_TRIES):
+        if inflight.clear(page):
+            return
+        await asyncio.sleep(TICK_MS / 1000)
+    raise SegmentError("the lock of what is in flight is held by a process that is stopped")
 
 
 def _log_bug(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -215,6 +247,13 @@ def _log_bug(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f" at {last.filename}:{last.lineno}"
     print(f"worker: unexpected: {context.get('message')}: {error!r}{where}", file=sys.stderr, flush=True)
+
+
+def _log_unraisable(found: sys.UnraisableHookArgs) -> None:
+    """As above, of what C code may not raise. That a client asks TLS for a name that is no text is no mistake
+    of ours: its handshake fails, and is counted."""
+    if not (isinstance(found.exc_value, UnicodeDecodeError) and isinstance(found.object, bytes)):
+        print(f"worker: unexpected: {found.exc_value!r} in {found.object!r}", file=sys.stderr, flush=True)
 
 
 async def _run(control_fd: int, segment_fd: int) -> None:
@@ -229,6 +268,7 @@ def main() -> int:
     parser.add_argument("--control", type=int, required=True)
     parser.add_argument("--segment", type=int, required=True)
     arguments = parser.parse_args()
+    sys.unraisablehook = _log_unraisable
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)

@@ -49,6 +49,7 @@ DECISIONS: Final = ("allowed", "limited", "observed")
 CODES: Final = ("1xx", "2xx", "3xx", "4xx", "5xx")
 CONNECTION_STATES: Final = ("active", "idle", "tunnel")
 REFUSED_REASONS: Final = ("client", "total", "pressure")
+HANDSHAKE_FAILURES: Final = ("untrusted", "proxy_header", "tls", "timeout")
 DIRECTIONS: Final = ("in", "out")
 
 _MS: Final = 1_000
@@ -122,6 +123,13 @@ _ALL: Final = (
         Kind.COUNTER,
         "Connections closed at accept, by the bound they would have passed.",
         ("reason",),
+    ),
+    Metric(
+        "ratelimitd_handshake_failures_total",
+        Kind.COUNTER,
+        "Connections closed before their first request: no trusted proxy where one must bring a PROXY "
+        "header, no such header, no TLS where it must be, or too slow.",
+        ("listener", "reason"),
     ),
     Metric(
         "ratelimitd_bytes_total",

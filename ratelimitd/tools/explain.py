@@ -15,8 +15,8 @@ from ratelimitd.control.difference import match_text
 from ratelimitd.control.keytexts import parts_of, shown
 from ratelimitd.errors import ClientFault, RatelimitdError
 from ratelimitd.http.head import METHODS
+from ratelimitd.http.matching import Matcher
 from ratelimitd.http.request import believed_values, read_request
-from ratelimitd.http.target import Matcher
 from ratelimitd.limits import values
 from ratelimitd.limits.keys import address
 from ratelimitd.limits.policy import compile_limits
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ratelimitd.http.head import Head
-    from ratelimitd.http.target import RequestText
+    from ratelimitd.http.matching import RequestText
     from ratelimitd.limits.charges import Client
     from ratelimitd.limits.policy import LimitRules
 

@@ -71,10 +71,19 @@ def _status_rows(answer: answers.StatusAnswer) -> Iterator[tuple[str, ...]]:
     yield "workers", f"{workers.serving} of {workers.wanted} serve, {workers.restarts} replaced so far"
     yield "requests", _counts(answer.requests)
     yield "connections", _counts(answer.connections)
+    for position, server in enumerate(answer.upstreams):
+        yield "" if position else "web servers", _server(server)
     table = answer.table
     yield "table", f"{table.entries} of {table.size} entries in use, {table.evictions} evicted"
     yield "shedding", answer.shedding.why
     yield "journal", answer.journal
+
+
+def _server(server: answers.ServerAnswer) -> str:
+    line = f"{server.upstream}: {server.server} is {server.state}, {server.in_flight} in flight"
+    if server.state == "down":
+        return f"{line}; since {server.since}: {server.error}"
+    return f"{line}; last error {server.error_at}: {server.error}" if server.error else line
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -18,6 +18,7 @@ from ratelimitd.config.reader import Context, Kind
 from ratelimitd.config.sections import LISTEN
 from ratelimitd.config.upstreams import UPSTREAM
 from ratelimitd.errors import ConfigError
+from tests.certificates import Authority
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -240,16 +241,22 @@ class TestNotSupportedYet:
         )
 
     def test_listeners(self, tmp_path: Path) -> None:
-        (tmp_path / "pem").write_text("")
-        files = f"{{certificate: {tmp_path}/pem, key: {tmp_path}/pem}}"
-        text = f"bind: systemd:web\nproxy_protocol: true\ntls: {files}"
-        certificate = model.Certificate(f"{tmp_path}/pem", f"{tmp_path}/pem")
-        assert self.fields(LISTEN, text) == model.Listener(
-            bind="systemd:web", systemd_name="web", proxy_protocol=True, tls=(certificate,)
+        pair = Authority(tmp_path).issue("a.example")
+        listener = self.fields(LISTEN, f"bind: systemd:web\nproxy_protocol: true\ntls: {pair.yaml}")
+        assert isinstance(listener, model.Listener)
+        assert listener == model.Listener(
+            bind="systemd:web", systemd_name="web", proxy_protocol=True, tls=listener.tls
         )
+        assert [certificate.names for certificate in listener.tls] == [("a.example",)]
 
 
 class TestWarnings:
+    def test_a_proxy_header_that_nobody_may_bring(self, tmp_path: Path) -> None:
+        text = UPSTREAMS + "listen:\n  - {bind: 127.0.0.1:8080, proxy_protocol: true}\n"
+        (warning,) = warnings(tmp_path, text)
+        assert warning.startswith("ratelimitd.yaml:3:44: clients.trusted_proxies is empty")
+        assert warnings(tmp_path, text + "clients: {trusted_proxies: [unix]}\n") == []
+
     def test_a_key_that_clients_choose(self, tmp_path: Path) -> None:
         lone = UPSTREAMS + 'limits:\n  - {name: k, per: "header:X-Key", rate: 5/s}\n'
         (warning,) = warnings(tmp_path, lone)

@@ -5,7 +5,7 @@ import msgspec
 from ratelimitd.config.model import Limit, Rate
 from ratelimitd.control import catalogue
 from ratelimitd.segment.memory import Segment
-from ratelimitd.segment.series import CODES, OUTCOMES
+from ratelimitd.segment.series import CODES, HANDSHAKE_FAILURES, OUTCOMES
 from tests.control.daemon import config
 
 LIMIT = Limit(
@@ -29,7 +29,7 @@ def test_a_second_configuration_keeps_the_numbers_of_the_first() -> None:
 
 
 def test_slots_that_workers_step_through_are_consecutive() -> None:
-    """Outcomes of a listener, codes of a server: a worker adds an index to the first."""
+    """Outcomes and failures of a listener, codes of a server: a worker adds an index to the first."""
     segment = Segment.create(entries=100, pages=2)
     catalogue.register(config(limits=(LIMIT,)), segment.registry)
     slot = segment.registry.series
@@ -37,5 +37,8 @@ def test_slots_that_workers_step_through_are_consecutive() -> None:
     codes = [
         slot("ratelimitd_upstream_requests_total", ("web", "http://127.0.0.1:9", code)) for code in CODES
     ]
-    for slots in (outcomes, codes):
+    failures = [
+        slot("ratelimitd_handshake_failures_total", ("127.0.0.1:0", reason)) for reason in HANDSHAKE_FAILURES
+    ]
+    for slots in (outcomes, codes, failures):
         assert slots == list(range(slots[0], slots[0] + len(slots)))

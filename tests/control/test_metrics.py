@@ -28,6 +28,7 @@ FACTS = Facts(
     reload_successful=True,
     reload_success_at_s=1.0,
     reloads=(("success", 0),),
+    servers_up=((("web", "http://127.0.0.1:9"), False),),
 )
 WORKER_PAGES = range(layout.FIRST_WORKER_PAGE, 5)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ratelimitd.config.model import Ban, Config, Limit, Match, Rate, Server, Upstream
-from ratelimitd.http.target import RequestText
+from ratelimitd.http.matching import RequestText
 from ratelimitd.limits import policy
 from ratelimitd.limits.policy import LimitRules, compile_limits, is_empty
 
@@ -54,7 +54,7 @@ def test_settings() -> None:
     assert (limit.cost, limit.observe, limit.open_on_failure) == (2, True, True)
     assert limit.matcher is not None
     assert limit.needs_text
-    assert limit.matcher(RequestText("GET", "", "/LOGIN/", lambda _: None))
+    assert limit.matcher(RequestText("GET", "", "/LOGIN/"))
 
 
 def test_a_limit_of_every_request_has_nothing_to_match() -> None:

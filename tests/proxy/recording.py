@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable
@@ -28,7 +29,7 @@ class Connection:
     """One connection from the daemon: what came over it, and how it is answered."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self.sock: Final = sock
+        self.sock = sock
         self.received: Final = bytearray()
         self.requests: Final[list[bytes]] = []  # head and, where the script reads it, content
         self._used = 0
@@ -53,15 +54,23 @@ class Connection:
         return head
 
     def read(self, size: int) -> bytes:
-        body = self._take(size)
+        body = self._next(size)
         self.requests[-1] += body
         return body
 
-    def _take(self, size: int) -> bytes:
+    def _next(self, size: int) -> bytes:
         while len(self.received) < self._used + size:
             self._receive()
         taken = bytes(memoryview(self.received)[self._used : self._used + size])
         self._used += size
+        return taken
+
+    def take(self, size: int) -> bytes:
+        """As `read`, of what is too large to be kept."""
+        while len(self.received) < self._used + size:
+            self._receive()
+        taken = bytes(self.received[self._used : self._used + size])
+        del self.received[self._used : self._used + size]
         return taken
 
     def read_body(self, head: bytes) -> bytes:
@@ -83,7 +92,7 @@ class Connection:
         chunks = []
         while (line := self._read_line()) != b"0":
             assert re.fullmatch(rb"[1-9a-f][0-9a-f]*", line), line
-            chunks.append(self._take(int(line, 16)))
+            chunks.append(self._next(int(line, 16)))
             assert self._read_line() == b""
         assert self._read_line() == b""
         content = b"".join(chunks)
@@ -142,9 +151,12 @@ def answering_then_closing(*parts: bytes) -> Script:
 
 
 class Recording:
-    """The server; `connections` are those that came since the last `clear`."""
+    """The server; `connections` are those that came since the last `clear`. With `tls` it speaks that."""
 
-    def __init__(self, *, segment: int = 0, receive_buffer: int = 0) -> None:
+    def __init__(
+        self, *, segment: int = 0, receive_buffer: int = 0, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self.tls = tls
         self._listener = socket.create_server((LOOPBACK, 0))
         if segment:
             self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment)
@@ -181,12 +193,16 @@ class Recording:
 
     def _serve(self, connection: Connection) -> None:
         try:
+            if self.tls is not None:
+                connection.sock = self.tls.wrap_socket(connection.sock, server_side=True)
             with contextlib.suppress(Closed), connection.sock:
                 if self.greet is not None:
                     self.greet(connection)
                 while True:
                     head = connection.read_head()
                     self.script(connection, head)
+        except ssl.SSLError:
+            connection.sock.close()  # the handshake failed
         finally:
             connection.ended.set()
 

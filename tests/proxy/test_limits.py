@@ -8,7 +8,7 @@ import re
 import pytest
 
 from tests.daemon import Daemon
-from tests.http.test_target import LOGIN_SPELLINGS
+from tests.http.test_matching import LOGIN_SPELLINGS
 from tests.proxy.recording import Recording, answering
 from tests.proxy.talking import Answer, Client, get
 from tests.servers import wait_until

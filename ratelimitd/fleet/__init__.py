@@ -1,0 +1,1 @@
+"""One limit over many nodes: leases from Redis, and what holds while it is away."""

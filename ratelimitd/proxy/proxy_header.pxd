@@ -1,0 +1,16 @@
+"""Connections that begin with a PROXY header; `proxy_header.pyx` says what it promises."""
+
+from ratelimitd.proxy.deadlines cimport Timed
+from ratelimitd.proxy.live cimport HandshakeFailure, Listener, Live
+
+
+cdef class ProxyHeaderReader(Timed):
+    cdef:
+        Listener listener
+        Live live
+        object follow
+        object transport
+        bytes buffer
+
+    cdef void _refuse(self, HandshakeFailure failure)
+    cdef void _leave(self)
