@@ -258,7 +258,7 @@ cdef class ClientConnection(Exchange):
         if self.route is None:
             self.reply(404, "no route matches this request", DENIED, None, NOTHING, False, accepts_text(head))
             return False
-        if not self.live.gate.admits(self.route.priority):
+        if not self.live.gate.admits(self.route.priority, self.client.key_bytes):
             self._shed(head)
             return False
         return self._decide(head, text)
