@@ -7,12 +7,13 @@ reload use the same function.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any
 
-from ratelimitd.config import advice, checks, flags, include, model
+from ratelimitd.config import advice, checks, flags, include, model, sections
 from ratelimitd.config.document import Mapping as MappingNode
 from ratelimitd.config.document import Node
 from ratelimitd.config.flags import Flags
@@ -46,6 +47,21 @@ def load_file(path: str, environ: Mapping[str, str] | None = None) -> Loaded:
     if problems or config is None:
         raise ConfigError(in_order(problems, tree.files))
     return Loaded(config, in_order(advice.warnings(config, tree.root), tree.files), tree.files)
+
+
+def load_admin(path: str) -> model.Admin:
+    """Where the daemon of `path` is asked, also when there are mistakes elsewhere in the file: it may run with
+    an older one. ConfigError with all problems when `admin` itself cannot be read."""
+    try:
+        return load_file(path).config.admin
+    except ConfigError as error:
+        with contextlib.suppress(ConfigError):
+            tree = include.read_tree(path, os.environ)
+            node = tree.root.get("admin")
+            if node is not None:
+                found: model.Admin = sections.ADMIN.read(node, Context(os.environ).at("admin"))
+                return found
+        raise error from None
 
 
 def from_flags(given: Flags) -> model.Config:

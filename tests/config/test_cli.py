@@ -17,7 +17,7 @@ from ratelimitd.config.flags import Flags
 
 ROOT = Path(__file__).parent.parent.parent
 CORPUS = ROOT / "tests" / "corpora" / "config"
-SMALLEST = str(CORPUS / "valid" / "smallest.yaml")
+SMALLEST = str(CORPUS / "valid" / "smallest_with_a_limit.yaml")
 MISSPELLED = str(CORPUS / "invalid" / "unknown_setting.yaml")
 
 
@@ -64,7 +64,7 @@ def test_check_warns(tmp_path: Path) -> None:
     path.write_text(Path(SMALLEST).read_text() + "clients: {deny: [0.0.0.0/0]}\n")
     code, out, err = ratelimitd_says("check", str(path))
     assert (code, out) == (0, f"{path}: the configuration is valid\n")
-    assert err.startswith(f"{path}:2:17: warning: deny holds 0.0.0.0/0: every client is refused.")
+    assert err.startswith(f"{path}:3:17: warning: deny holds 0.0.0.0/0: every client is refused.")
 
 
 def test_check_of_a_file_whose_name_is_no_text(tmp_path: Path) -> None:
@@ -117,7 +117,14 @@ UPSTREAM = ("--upstream", "http://127.0.0.1:9000")
             ("run", "--upstream", "https://a:1"),
             "argument --upstream: 'https://a:1' needs https:// servers: not supp",
         ),
-        (("run", *UPSTREAM, "--limit", "100"), "argument --limit: '100' has no window"),
+        (
+            ("run", *UPSTREAM, "--limit", "100"),
+            "argument --limit: '100' has no window (did you mean 100/s?); expected COUNT/WINDOW for each client",
+        ),
+        (
+            ("run", *UPSTREAM, "--listen", "18080"),
+            "argument --listen: '18080' has no address (did you mean 127.0.0.1:18080, or 0.0.0.0:18080 for",
+        ),
         (("run", *UPSTREAM, "--limit", "cleint=5/s"), "is no key (did you mean client?)"),
         (
             ("run", *UPSTREAM, "--limit", "5/s", "--limit", "6/s"),
