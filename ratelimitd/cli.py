@@ -185,7 +185,8 @@ def _flags(given: argparse.Namespace) -> Flags:
         try:
             return reader(text)
         except ValueError as error:
-            given.usage(f"argument {flag}: {quote(text)} {error}{'; expected ' if expected else ''}{expected}")
+            known = f"; expected {expected}" if expected else ""
+            given.usage(f"argument {flag}: {quote(text)} {error}{known}")
 
     fields = {
         "listen": read("--listen", flags.listen, given.listen, addresses.BIND),

@@ -50,8 +50,8 @@ def load_file(path: str, environ: Mapping[str, str] | None = None) -> Loaded:
 
 
 def load_admin(path: str) -> model.Admin:
-    """Where the daemon of `path` is asked, also when there are mistakes elsewhere in the file: it may run with
-    an older one. ConfigError with all problems when `admin` itself cannot be read."""
+    """Where the daemon of `path` is asked, whatever is wrong elsewhere in the file: it runs with an older one.
+    ConfigError with all problems when `admin` itself cannot be read."""
     try:
         return load_file(path).config.admin
     except ConfigError as error:

@@ -24,6 +24,5 @@ cdef class Forwarding:
     cdef bytes _extended(self, Head head, bytes peer, bytes scheme, bint trusted)
     cdef void _drop_counterfeits(self, Head head)
     cdef bint _keeps_request_id(self, Head head, bint trusted)
-    cdef bytes own_id(self, Head head, bint trusted)
     cdef bytes _next_id(self)
     cpdef bytes peer_lines(self, bytes peer, bytes scheme)

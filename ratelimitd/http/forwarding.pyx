@@ -154,13 +154,6 @@ cdef class Forwarding:
                 if name in self.own_names:
                     head.fields[i].drop = 1
 
-    cdef bytes own_id(self, Head head, bint trusted):
-        """The id of a request that is not forwarded; None without a field for it."""
-        self.id = None
-        if PyBytes_GET_SIZE(self.request_id) > 0 and not self._keeps_request_id(head, trusted):
-            self._next_id()
-        return self.id
-
     cdef bytes _next_id(self):
         """128 bits in hex: unlike before, and telling nothing of how many there were."""
         cdef uint64_t halves[2]

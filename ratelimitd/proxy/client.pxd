@@ -32,7 +32,6 @@ cdef class ClientConnection(Exchange):
     cdef bint _is_served(self, Head head, bytes method)
     cdef bint _is_read_alike(self, Head head)
     cdef bint _admit(self, Head head, bytes method)
-    cdef void _name(self, Head head)
     cdef void _shed(self, Head head)
     cdef Route _route(self, Policy policy, RequestText text)
     cdef bint _decide(self, Head head, RequestText text)

@@ -252,12 +252,10 @@ cdef class ClientConnection(Exchange):
         if policy.log is not None:
             self.address = self.client.address
         if self.client.denied:
-            self._name(head)
             self.reply(403, "this client is denied here", DENIED, None, NOTHING, False, accepts_text(head))
             return False
         self.route = self._route(policy, text)
         if self.route is None:
-            self._name(head)
             self.reply(404, "no route matches this request", DENIED, None, NOTHING, False, accepts_text(head))
             return False
         if not self.live.gate.admits(self.route.priority):
@@ -269,14 +267,8 @@ cdef class ClientConnection(Exchange):
         """For what is malformed: nothing behind it can be trusted, so the connection ends."""
         self.reply(status, detail, MALFORMED, None, NOTHING, True, False)
 
-    cdef void _name(self, Head head):
-        """Gives the log line of a request that is turned away its id."""
-        if self.policy.log is not None:
-            self.request_id = self.policy.forwarding.own_id(head, self.trusted)
-
     cdef void _shed(self, Head head):
         """Turns away what this machine has no room for just now; no limit is charged for it."""
-        self._name(head)
         self.reply(
             self.policy.shed_status,
             "this service is asked for more than it can do just now: try again after the time in Retry-After",
@@ -324,19 +316,15 @@ cdef class ClientConnection(Exchange):
         cdef Policy policy = self.policy
         cdef str limit = policy.limiter.names[policy.limiter.deciding] if policy.limiter.deciding >= 0 else None
         cdef bytes added
-        self._name(head)
         if decision == LIMIT:
-            added = policy.limiter.refused_lines() if policy.rate_limit_fields else (
-                b"Retry-After: %d\r\n" % policy.limiter.retry_after()
-            )
+            added = policy.limiter.refused_lines() if policy.rate_limit_fields else policy.limiter.retry_line()
             self.reply(429, "too many requests: try again after the time in Retry-After", LIMITED, limit, added,
                         False, accepts_text(head))
         elif decision == DENY:
             self.reply(403, "what a limit counts by is missing", DENIED, limit, NOTHING, False, accepts_text(head))
         elif decision == BANNED:
-            added = b"Retry-After: %d\r\n" % policy.limiter.retry_after()
-            self.reply(403, "this client is banned for a while: try again after the time in Retry-After", DENIED, limit,
-                        added, False, accepts_text(head))
+            added = policy.limiter.retry_line()
+            self.reply(403, "this client is banned for a while", DENIED, limit, added, False, accepts_text(head))
         elif decision == AMBIGUOUS:
             self.reply(400, "what a limit counts by is there twice", MALFORMED, limit, NOTHING, True, False)
         else:

@@ -119,7 +119,7 @@ UPSTREAM = ("--upstream", "http://127.0.0.1:9000")
         ),
         (
             ("run", *UPSTREAM, "--limit", "100"),
-            "argument --limit: '100' has no window (did you mean 100/s?); expected COUNT/WINDOW for each client",
+            "argument --limit: '100' has no window (did you mean 100/s?); expected COUNT/WINDOW for each",
         ),
         (
             ("run", *UPSTREAM, "--listen", "18080"),
