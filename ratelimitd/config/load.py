@@ -50,7 +50,7 @@ def load_file(path: str, environ: Mapping[str, str] | None = None) -> Loaded:
 
 
 def load_admin(path: str) -> model.Admin:
-    """Where the daemon of `path` is asked, whatever is wrong elsewhere in the file: it runs with an older one.
+    """Where the daemon of `path` is asked, whatever is wrong elsewhere: it runs with an older one.
     ConfigError with all problems when `admin` itself cannot be read."""
     try:
         return load_file(path).config.admin
