@@ -28,7 +28,6 @@ _STORE = model.StoreOptions()
 UNSUPPORTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "listen[].tls": (_always, "TLS towards clients"),
     "upstreams.*.servers[]": (lambda server: server.tls, "https:// servers"),
-    "upstreams.*.health": (_always, "health checks"),
     "upstreams.*.concurrency": (lambda concurrency: concurrency < 0, "adaptive concurrency"),
     "upstreams.*.tls": (_always, "TLS towards servers"),
     "routes[].streaming": (bool, "streaming routes"),

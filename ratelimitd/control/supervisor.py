@@ -26,6 +26,7 @@ from ratelimitd.control.admin import AdminServer
 from ratelimitd.control.api import Api, Parts
 from ratelimitd.control.census import Census
 from ratelimitd.control.cpus import available_cpus
+from ratelimitd.control.health import HealthChecks
 from ratelimitd.control.inherited import Inherited
 from ratelimitd.control.journal import Journal
 from ratelimitd.control.keyring import Keyring
@@ -117,8 +118,10 @@ class Supervisor:
             upstreams = UpstreamStates(
                 lambda: reloader.config,
                 lambda: views.server_totals("ratelimitd_upstream_requests_total"),
+                segment.server_named,
                 self._journal.note,
             )
+            health = HealthChecks(lambda: reloader.config, segment.server_named, upstreams.checked)
             workers = Workers(
                 *(self._command, segment, count, listening, self._journal.note),
                 {Refusals: texts.take, Unreached: upstreams.take},
@@ -141,7 +144,7 @@ class Supervisor:
                 if await self._start(workers, count):
                     self._announce(listening, count, admin.addresses)
                     watchdog = asyncio.ensure_future(self._ping_watchdog())
-                    await self._serve(reloader, census.run(), sampler.run(), upstreams.run())
+                    await self._serve(reloader, census.run(), sampler.run(), upstreams.run(), health.run())
                     await self._drain(workers, listening, reloader.config.timeouts.drain_ms / 1000)
                     watchdog.cancel()
             finally:

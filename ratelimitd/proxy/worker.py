@@ -29,12 +29,13 @@ from ratelimitd.limits.table import Table
 from ratelimitd.overload.gate import Gate
 from ratelimitd.proxy import measures, orders
 from ratelimitd.proxy.accepting import Accepting
+from ratelimitd.proxy.backlog import Backlog
 from ratelimitd.proxy.channel import Channel
 from ratelimitd.proxy.compiling import Compiler
 from ratelimitd.proxy.deadlines import Wheel
 from ratelimitd.proxy.live import Listener, Live, Policy
 from ratelimitd.proxy.preamble import accepted, keep_for_gone
-from ratelimitd.proxy.shedding import Follower, Lag
+from ratelimitd.proxy.shedding import Follower, Median
 from ratelimitd.proxy.ticks import Ticks
 from ratelimitd.proxy.unreached import Unreached
 from ratelimitd.segment.memory import Segment, boottime_us
@@ -66,7 +67,8 @@ class Worker:
         # become ready is told to compile and to swap in one breath.
         self._reloading = asyncio.Lock()
         self._drain_by_us = 0
-        self._lag = Lag()
+        self._lag = Median()
+        self._backlog = Backlog(loop)
         self._ticks: Ticks | None = None
         self._follower: Follower
         self._tell_at_us = 0
@@ -138,8 +140,10 @@ class Worker:
         wall_s = time.time()
         self._live.tick(f"Date: {email.utils.formatdate(wall_s, usegmt=True)}\r\n".encode("ascii"))
         now_us = boottime_us()
-        self._page.beat(now_us, self._lag.note(late_us))
+        self._lag.note(late_us)
+        self._page.beat(now_us, self._lag.value, self._backlog.least_us)
         self._follower.tick(now_us)
+        self._backlog.measure()
         self._live.wheel.advance(self._live.wheel.now + count)
         self._tell(now_us)
         if self._drain_by_us and self._is_drained():
@@ -214,6 +218,7 @@ class Worker:
     def _end(self) -> None:
         if self._ticks is not None:
             self._ticks.close()
+            self._backlog.close()
             self._ticks = None
         if not self._ended.done():
             self._ended.set_result(None)

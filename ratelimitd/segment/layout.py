@@ -14,7 +14,7 @@ from typing import Final
 from ratelimitd.limits.table_values import shape as table_shape
 
 MAGIC: Final = b"ratelimd"
-LAYOUT_VERSION: Final = 5
+LAYOUT_VERSION: Final = 6
 
 # Header: offsets in bytes; all words are 64 bits.
 HEADER_SIZE: Final = 4096
@@ -53,7 +53,7 @@ INFLIGHT_TABLE_SIZE: Final = 65_536 * 16
 PAGE_SIZE: Final = 64 * 1024
 PAGE_OWNER: Final = 0  # process id; 0: free
 PAGE_HEARTBEAT_US: Final = 8  # CLOCK_BOOTTIME
-PAGE_STATE: Final = 16
+PAGE_WAITING_US: Final = 16  # CPU time of what always waits in the process's loop
 PAGE_LAG_US: Final = 24  # how late the process's loop runs: the median of its last ticks
 PAGE_ARRIVALS: Final = 32  # 4 words: requests of each priority, shed ones included
 PAGE_SLOTS: Final = 64

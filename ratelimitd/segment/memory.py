@@ -100,6 +100,10 @@ class Segment:
             raise SegmentError(f"there is no web server {index} in the segment")
         return ServerWords(self.memory, self._layout.servers + index * layout.SERVER_SIZE)
 
+    def server_named(self, name: tuple[str, str]) -> ServerWords:
+        """The same for a server by its upstream and URL, which must have been registered."""
+        return self.server(self.registry.series("ratelimitd_upstream_inflight", name))
+
     def page(self, index: int) -> Page:
         return Page(self.memory, self.page_offset(index))
 
