@@ -44,9 +44,10 @@ def test_version_imports_nothing_that_is_slow() -> None:
 
 def test_check_says_of_each_good_file_that_it_is_valid() -> None:
     example = "config/ratelimitd.yaml"
-    code, out, err = ratelimitd_says("check", SMALLEST, example)
+    start = "config/start.yaml"
+    code, out, err = ratelimitd_says("check", SMALLEST, example, start)
     assert (code, err) == (0, "")
-    assert out == f"{SMALLEST}: the configuration is valid\n{example}: the configuration is valid\n"
+    assert out == "".join(f"{file}: the configuration is valid\n" for file in (SMALLEST, example, start))
 
 
 def test_check_tells_every_problem_and_goes_on_with_the_next_file() -> None:
