@@ -115,10 +115,6 @@ UPSTREAM = ("--upstream", "http://127.0.0.1:9000")
             "argument --upstream: '127.0.0.1:9000' begins with none of http://",
         ),
         (
-            ("run", "--upstream", "https://a:1"),
-            "argument --upstream: 'https://a:1' needs https:// servers: not supp",
-        ),
-        (
             ("run", *UPSTREAM, "--limit", "100"),
             "argument --limit: '100' has no window (did you mean 100/s?); expected COUNT/WINDOW for each",
         ),
