@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import hypothesis
 import pytest
@@ -39,7 +39,12 @@ class StartDaemon(Protocol):
     """`start_daemon("--upstream", URL, workers=2)`: a daemon that is ready, judged when the test ends."""
 
     def __call__(
-        self, *arguments: str, workers: int = 1, port: int | None = None, ready: bool = True
+        self,
+        *arguments: str,
+        workers: int = 1,
+        port: int | None = None,
+        listens_by_file: bool = False,
+        ready: bool = True,
     ) -> Daemon: ...
 
 
@@ -47,9 +52,9 @@ class StartDaemon(Protocol):
 def start_daemon(tmp_path: Path) -> Iterator[StartDaemon]:
     daemons: list[Daemon] = []
 
-    def start(*arguments: str, workers: int = 1, port: int | None = None, ready: bool = True) -> Daemon:
+    def start(*arguments: str, ready: bool = True, **options: Any) -> Daemon:
         directory = tmp_path / f"daemon-{len(daemons)}"
-        daemon = Daemon(directory, arguments, workers=workers, port=port)
+        daemon = Daemon(directory, arguments, **options)
         daemons.append(daemon)
         if ready:
             daemon.wait_ready()

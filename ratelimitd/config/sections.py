@@ -21,8 +21,8 @@ _DAY_MS = 86_400_000
 CERTIFICATE = Section(
     model.Certificate,
     (
-        Setting("certificate", files.readable(), "Certificate chain in PEM.", required=True, restart=True),
-        Setting("key", files.readable(), "Its private key in PEM.", required=True, restart=True),
+        Setting("certificate", files.readable(), "Certificate chain in PEM.", required=True),
+        Setting("key", files.readable(), "Its private key in PEM.", required=True),
     ),
 )
 
@@ -40,19 +40,16 @@ LISTEN = Section(
             "Where clients connect: host:port, [v6]:port, unix:/path or systemd:NAME.",
             field=SPREAD,
             required=True,
-            restart=True,
         ),
         Setting(
             "proxy_protocol",
             kinds.truth(),
             "Expect a PROXY protocol header, v1 or v2, from a trusted proxy; whoever brings none is closed.",
-            restart=True,
         ),
         Setting(
             "tls",
             ListOf(CERTIFICATE, lone=True, unique=lambda certificate: certificate.certificate),
             "A certificate and its key, or a list of them, chosen by the name that the client asks for.",
-            restart=True,
             example={"certificate": "/etc/ratelimitd/site.pem", "key": "/etc/ratelimitd/site.key"},
         ),
     ),
@@ -302,7 +299,6 @@ ROOT = Fields(
             "listen",
             ListOf(LISTEN, unique=lambda listener: listener.bind, noun="address"),
             "Where clients connect.",
-            restart=True,
         ),
         Setting(
             "upstreams",

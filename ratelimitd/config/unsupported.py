@@ -9,19 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from ratelimitd.config import model
 
 
 def _always(_: Any) -> bool:
     return True
-
-
-def _other_than(struct: type[msgspec.Struct]) -> Callable[[Any], bool]:
-    """True for fields that differ from the defaults of `struct`."""
-    defaults = {field.name: field.default for field in msgspec.structs.fields(struct)}
-    return lambda values: any(defaults[name] != value for name, value in values.items())
 
 
 def _not(default: Any) -> Callable[[Any], bool]:
@@ -36,13 +28,7 @@ _STORE = model.StoreOptions()
 UNSUPPORTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "listen[].tls": (_always, "TLS towards clients"),
     "upstreams.*.servers[]": (lambda server: server.tls, "https:// servers"),
-    "upstreams.*.servers[].max_connections": (bool, "bounds of connections to one server"),
-    "upstreams.*.balance": (lambda balance: balance == "client", "balancing by client"),
-    "upstreams.*.health": (_always, "health checks"),
-    "upstreams.*.slow_start": (bool, "slow start"),
-    "upstreams.*.concurrency": (bool, "concurrency limits other than `unlimited`"),
-    "upstreams.*.queue": (_other_than(model.Upstream), "queues"),
-    "upstreams.*.retry": (_other_than(model.Upstream), "retries other than the default"),
+    "upstreams.*.concurrency": (lambda concurrency: concurrency < 0, "adaptive concurrency"),
     "upstreams.*.tls": (_always, "TLS towards servers"),
     "routes[].streaming": (bool, "streaming routes"),
     "store": (lambda store: store != "memory", "stores other than `memory`"),
@@ -54,7 +40,6 @@ UNSUPPORTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "store_options.ca_file": (bool, _REDIS),
     "store_options.secret_file": (bool, _REDIS),
     "timeouts.tunnel": (_not(model.Timeouts().tunnel_ms), "tunnels"),
-    "log.destination": (lambda destination: destination == "journald", "logging to journald"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Writes the lines of the access log that workers put into their rings: to standard output or to a file.
+"""Writes the lines of the access log from the workers' rings to standard output, a file or journald.
 
 A thread does it, with blocking writes of whole lines, so that a reader who stands still holds up nobody: the
 rings fill, the workers drop lines and count them. Standard output is never made non-blocking, since whoever
@@ -14,8 +14,9 @@ import signal
 import stat
 import sys
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
+from ratelimitd.control.journald import Journald
 from ratelimitd.errors import StartError
 
 if TYPE_CHECKING:
@@ -33,8 +34,26 @@ _MOST_OF_ONE_RING: Final = 1024 * 1024
 _STDOUT: Final = 1
 
 
-class Destination:
-    """Where lines go: `name` as in the configuration. StartError when it cannot be opened."""
+class Destination(Protocol):
+    """Where lines go. `name` is as in the configuration; `is_file`: it can be opened anew."""
+
+    name: str
+    is_file: bool
+    most_at_once: int
+
+    def write(self, lines: bytes) -> tuple[int, str]:
+        """Write whole lines; how many of them are lost, and why."""
+
+    def close(self) -> None: ...
+
+
+def open_destination(name: str) -> Destination:
+    """StartError when it cannot be opened."""
+    return Journald() if name == "journald" else Stream(name)
+
+
+class Stream:
+    """Standard output or a file. StartError when it cannot be opened."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -42,11 +61,18 @@ class Destination:
         self._fd = _open_file(name) if self.is_file else _standard_output()
         # What a pipe or a terminal takes at once is not torn by others that write there too.
         is_regular = stat.S_ISREG(os.fstat(self._fd).st_mode)
-        self.most_at_once: Final = _MOST_AT_ONCE if is_regular else select.PIPE_BUF
+        self.most_at_once = _MOST_AT_ONCE if is_regular else select.PIPE_BUF
         self._torn = False
 
-    def write(self, lines: bytes) -> None:
+    def write(self, lines: bytes) -> tuple[int, str]:
         """Write it all, however long that takes."""
+        try:
+            self._write(lines)
+        except OSError as error:
+            return lines.count(b"\n"), error.strerror or str(error)
+        return 0, ""
+
+    def _write(self, lines: bytes) -> None:
         left = memoryview(b"\n" + lines if self._torn else lines)
         try:
             while left:
@@ -76,7 +102,7 @@ class AccessLogWriter:
 
     def __init__(self, rings: Sequence[Ring], log: Log) -> None:
         self._rings = rings
-        self._destination = None if log.access == "none" else Destination(log.destination)
+        self._destination = None if log.access == "none" else open_destination(log.destination)
         self._lock = threading.Lock()
         self._next: Destination | None = None
         self._reopen = False
@@ -97,7 +123,7 @@ class AccessLogWriter:
         current = self._next or self._destination
         if log.access == "none" or (current is not None and current.name == log.destination):
             return None
-        return Destination(log.destination)
+        return open_destination(log.destination)
 
     def use(self, destination: Destination) -> None:
         """Write there from now on."""
@@ -154,20 +180,16 @@ class AccessLogWriter:
         if destination is None:  # the last ones of a log that was switched on and off again
             self._failed += lines.count(b"\n")
             return
-        try:
-            destination.write(lines)
-        except OSError as error:
-            self._failed += lines.count(b"\n")
-            if not self._failing:
-                logger.error(
-                    "access log: cannot write to %s: %s; lines are dropped and counted until it works again",
-                    *(destination.name, error.strerror),
-                )
-            self._failing = True
-            return
-        if self._failing:
+        lost, why = destination.write(lines)
+        self._failed += lost
+        if lost and not self._failing:
+            logger.error(
+                "access log: cannot write to %s: %s; lines are dropped and counted until it works again",
+                *(destination.name, why),
+            )
+        elif self._failing and not lost:
             logger.info("access log: %s can be written again", destination.name)
-            self._failing = False
+        self._failing = bool(lost)
 
     def _change_destination(self) -> None:
         with self._lock:
@@ -186,7 +208,7 @@ class AccessLogWriter:
             logger.info("access log: there is no file to reopen")
             return None
         try:
-            following = Destination(self._destination.name)
+            following = open_destination(self._destination.name)
         except StartError as error:
             logger.error("%s; the old file stays in use", error)
             return None

@@ -47,6 +47,10 @@ class Inherited:
             raise StartError(f"cannot listen on systemd:{name}: {self._why_none()}")
         return taken
 
+    def give_back(self, name: str, sockets: list[socket.socket]) -> None:
+        """Keep open what was taken: a later configuration may want it again."""
+        self._sockets[name] = sockets
+
     def left(self) -> list[str]:
         """Names that nobody took: clients that connect there are never answered."""
         return sorted(self._sockets)

@@ -4,12 +4,16 @@ Every worker has a TCP socket of its own on the same port (SO_REUSEPORT), so tha
 connections without a lock. The supervisor keeps them open too: when a worker is replaced, connections that
 wait in its socket wait for the next. A Unix socket is one, and all workers accept from it. Sockets that
 systemd passed on are as many as they are (control/inherited).
+
+A reload opens what is new first (`prepare`), and closes what is gone when every worker has let go of it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
+import logging
 import os
 import socket
 import stat
@@ -20,22 +24,47 @@ from ratelimitd.control.inherited import Inherited
 from ratelimitd.errors import StartError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Container, Iterable
 
     from ratelimitd.config.model import Listener
+
+logger = logging.getLogger(__name__)
 
 BACKLOG: Final = 65_535  # the kernel cuts it to net.core.somaxconn
 UNIX_MODE: Final = 0o666  # like a port of this machine
 
 
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """The sockets of one listener, and what is done with them in the end."""
+
+    sockets: list[socket.socket]
+    close: Callable[[], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """The listeners of a configuration that is not in force yet: all by `bind`, and those opened for it."""
+
+    binds: tuple[str, ...]
+    opened: dict[str, Opened]
+
+    def close(self) -> None:
+        """It will not come into force."""
+        for opened in self.opened.values():
+            opened.close()
+
+
 class Listening:
-    """The open sockets of all listeners."""
+    """The open sockets of all listeners. `version` counts how often the set has changed."""
 
     def __init__(self, workers: int, inherited: Inherited) -> None:
         self._workers = workers
         self._inherited = inherited
-        self._sockets: dict[str, list[socket.socket]] = {}
-        self._unix: list[UnixSocket] = []
+        self._open: dict[str, Opened] = {}
+        self._leaving: list[Opened] = []
+        self._left: list[str] = []
+        self.version = 0
 
     @classmethod
     def open(
@@ -44,44 +73,85 @@ class Listening:
         """Open them all, or none and raise StartError."""
         listening = cls(workers, inherited or Inherited({}))
         try:
-            for listener in listeners:
-                listening._add(listener)
+            listening.use(listening.prepare(listeners))
         except StartError:
             listening.close()
             raise
         return listening
 
+    def prepare(self, listeners: Iterable[Listener]) -> Prepared:
+        """Open what is not open yet, all of it, or none and raise StartError."""
+        wanted = {listener.bind: listener for listener in listeners}
+        prepared = Prepared(tuple(wanted), {})
+        try:
+            for bind, listener in wanted.items():
+                if bind not in self._open:
+                    prepared.opened[bind] = self._opened(listener, self._ports_left_by(wanted))
+        except StartError:
+            prepared.close()
+            raise
+        return prepared
+
+    def use(self, prepared: Prepared) -> None:
+        """These are the listeners from now on. Those that are gone stay open until `close_removed`."""
+        self._leaving += [opened for bind, opened in self._open.items() if bind not in prepared.binds]
+        known = self._open | prepared.opened
+        self._open = {bind: known[bind] for bind in prepared.binds}
+        self.version += bool(prepared.opened or self._leaving)
+
+    def close_removed(self) -> None:
+        """No worker needs them any more, but for what waits in their queues, which it has seen to."""
+        for opened in self._leaving:
+            opened.close()
+        self._leaving.clear()
+
+    def warn_of_left(self) -> None:
+        """Say which sockets of systemd no listener takes, when that has changed."""
+        left = self._inherited.left()
+        if left and left != self._left:
+            logger.warning(
+                "systemd passed sockets that no listener takes: %s; clients that connect there wait for ever "
+                "(`bind: systemd:NAME` takes one)",
+                ", ".join(left),
+            )
+        self._left = left
+
     def for_worker(self, index: int) -> list[tuple[str, int]]:
         """What worker `index` accepts on: the listener as it was written, and a descriptor."""
         return [
-            (bind, sockets[place].fileno())
-            for bind, sockets in self._sockets.items()
-            for place in share(len(sockets), index, self._workers)
+            (bind, opened.sockets[place].fileno())
+            for bind, opened in self._open.items()
+            for place in share(len(opened.sockets), index, self._workers)
         ]
 
     def addresses(self) -> list[str]:
         """Where clients reach the daemon; the port is the real one."""
-        return [_address_text(sockets[0]) for sockets in self._sockets.values()]
+        return [_address_text(opened.sockets[0]) for opened in self._open.values()]
 
     def close(self) -> None:
         """Close the supervisor's copies and remove the paths of Unix sockets."""
-        for unix in self._unix:
-            unix.remove()
-        for sockets in self._sockets.values():
-            for sock in sockets:
-                sock.close()
-        self._sockets.clear()
-        self._unix.clear()
+        self.close_removed()
+        for opened in self._open.values():
+            opened.close()
+        self._open.clear()
+        self._inherited.close()
 
-    def _add(self, listener: Listener) -> None:
+    def _opened(self, listener: Listener, own_ports: set[int]) -> Opened:
         if listener.systemd_name:
-            self._sockets[listener.bind] = self._inherited.take(listener.systemd_name)
-        elif listener.unix_path:
+            name = listener.systemd_name
+            sockets = self._inherited.take(name)
+            return Opened(sockets, lambda: self._inherited.give_back(name, sockets))
+        if listener.unix_path:
             unix = UnixSocket(listener.unix_path, UNIX_MODE)
-            self._unix.append(unix)
-            self._sockets[listener.bind] = [unix.socket]
-        else:
-            self._sockets[listener.bind] = open_tcp(listener.host, listener.port, self._workers)
+            return Opened([unix.socket], unix.close)
+        own = listener.port in own_ports
+        sockets = open_tcp(listener.host, listener.port, self._workers, is_ours=own)
+        return Opened(sockets, lambda: _close(sockets))
+
+    def _ports_left_by(self, wanted: Container[str]) -> set[int]:
+        """Ports of listeners that go away: 127.0.0.1:80 may become 0.0.0.0:80."""
+        names = [opened.sockets[0].getsockname() for bind, opened in self._open.items() if bind not in wanted]
+        return {name[1] for name in names if isinstance(name, tuple)}
 
 
 def share(sockets: int, index: int, workers: int) -> list[int]:
@@ -92,13 +162,14 @@ def share(sockets: int, index: int, workers: int) -> list[int]:
     return [place % sockets for place in range(index, max(sockets, workers), workers)]
 
 
-def open_tcp(host: str, port: int, count: int) -> list[socket.socket]:
-    """`count` listening sockets on one port. Port 0: a free one, the same for all."""
+def open_tcp(host: str, port: int, count: int, *, is_ours: bool = False) -> list[socket.socket]:
+    """`count` listening sockets on one port. Port 0: a free one, the same for all. `is_ours`: sockets of our
+    own that listen on that port are no reason to refuse it."""
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     family, address = _resolve(host, port, shown)
     opened: list[socket.socket] = []
     try:
-        with _tcp_socket(family, shared=False) as probe:
+        with _tcp_socket(family, shared=is_ours) as probe:
             # SO_REUSEPORT would let a second daemon take half of the connections of the first in silence;
             # without it a port that somebody listens on is refused, and one in TIME_WAIT is not.
             probe.bind(address)
@@ -109,10 +180,14 @@ def open_tcp(host: str, port: int, count: int) -> list[socket.socket]:
         for sock in opened:
             sock.listen(BACKLOG)
     except OSError as error:
-        for sock in opened:
-            sock.close()
+        _close(opened)
         raise StartError(f"cannot listen on {shown}: {_reason(error, port)}") from None
     return opened
+
+
+def _close(sockets: Iterable[socket.socket]) -> None:
+    for sock in sockets:
+        sock.close()
 
 
 class UnixSocket:

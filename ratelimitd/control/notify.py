@@ -26,7 +26,7 @@ class Notifier:
         if self._address.startswith("@"):
             self._address = "\0" + self._address[1:]
         self.watchdog_s = _watchdog_s(environ) if self._address else None
-        self._serving = ""
+        self.serving = ""  # what it says while all is well
 
     def starting(self, status: str) -> None:
         """The service is not ready yet; `status` says what it is waiting for."""
@@ -34,7 +34,7 @@ class Notifier:
 
     def ready(self, status: str) -> None:
         """Every worker accepts connections."""
-        self._serving = status
+        self.serving = status
         self._send(f"READY=1\nSTATUS={_line(status)}")
 
     def reloading(self) -> None:
@@ -44,7 +44,7 @@ class Notifier:
     def reloaded(self, refused: str = "") -> None:
         """Ready again, with the new configuration or, `refused` saying why, with the old one."""
         suffix = f"; the last reload was refused: {refused}" if refused else ""
-        self._send(f"READY=1\nSTATUS={_line(self._serving + suffix)}")
+        self._send(f"READY=1\nSTATUS={_line(self.serving + suffix)}")
 
     def stopping(self, status: str, within_us: int) -> None:
         """The service ends, which may take up to `within_us`, whatever TimeoutStopSec= says."""

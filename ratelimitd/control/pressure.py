@@ -9,7 +9,6 @@ or stops this sampler ends shedding too.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 from collections import deque
 from typing import TYPE_CHECKING, Final
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from ratelimitd.control import signals
 from ratelimitd.control.cpus import CGROUPS, own_quota
 from ratelimitd.control.demand import Demand
+from ratelimitd.control.sampling import Sampling
 from ratelimitd.control.shed_report import Look, ShedReport, report
 from ratelimitd.overload.pressure import Finding, State, Targets, judge
 from ratelimitd.overload.priorities import passing
@@ -28,7 +28,7 @@ from ratelimitd.segment.memory import boottime_us
 from ratelimitd.segment.shedding import MILLION, ShedOrder, ShedWords
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from ratelimitd.config.model import Shedding
@@ -39,16 +39,6 @@ logger = logging.getLogger(__name__)
 
 EVERY_S: Final = 0.25
 _KEPT: Final = 20  # looks: five seconds
-
-
-@dataclasses.dataclass(frozen=True)
-class _Readings:
-    """What only grows, as it was at one instant."""
-
-    at_us: int
-    wanted_ns: Mapping[int, int | None]  # by process
-    throttled_us: int | None
-    stalled_us: int | None
 
 
 class Sampler:
@@ -69,13 +59,10 @@ class Sampler:
         self._workers = workers
         self._shedding = shedding
         self._note = note
-        self._proc = proc
         self._cgroups = cgroups
-        self._quota = signals.Quota(cgroups)
-        self._stall = signals.Stall(proc, cgroups)
+        self._sampling = Sampling(proc, cgroups)
         self._words = ShedWords(segment.memory)
         self._demand = Demand(segment.registry)
-        self._readings: _Readings | None = None
         self._looks: deque[Look] = deque(maxlen=_KEPT)
         self._state = State()
         self._surge: Surge | None = None
@@ -94,7 +81,7 @@ class Sampler:
         workers = self._workers()
         own = [self._segment.page(layout.BASE_PAGE), self._segment.page(layout.SUPERVISOR_PAGE)]
         self._demand.look(workers, [*own, *workers], now_us)
-        sample = self._sample(workers, now_us)
+        sample = self._sampling.take(workers, now_us)
         if shedding.signal == "none":
             self._state = State(0.0, now_us, Finding.CALM)
         else:
@@ -111,29 +98,6 @@ class Sampler:
         """What operators are shown, as of now."""
         quota = own_quota(self._cgroups)
         return report(self._shedding().signal, self._looks, quota, boottime_us())
-
-    def _sample(self, workers: Sequence[Page], now_us: int) -> Sample | None:
-        """What the workers wanted since the look before, and how late they are; None at the first."""
-        alive = [page for page in workers if now_us - page.heartbeat_us <= VALID_US]
-        before = self._readings
-        now = self._readings = _Readings(
-            now_us,
-            {page.owner: signals.wanted_ns(page.owner, self._proc) for page in alive},
-            self._quota.throttled_us(),
-            self._stall.stalled_us(),
-        )
-        if before is None or now_us <= before.at_us:
-            return None
-        span_us = now_us - before.at_us
-        grown = [_grown(before.wanted_ns.get(pid), wanted) for pid, wanted in now.wanted_ns.items()]
-        return Sample(
-            at_us=now_us,
-            span_us=span_us,
-            busy=max((wanted / 1000 / span_us for wanted in grown if wanted is not None), default=None),
-            lag_us=max((page.lag_us for page in alive), default=None),
-            throttled=_share(_grown(before.throttled_us, now.throttled_us), span_us),
-            stall=_share(_grown(before.stalled_us, now.stalled_us), span_us),
-        )
 
     def _order(self, shares: Sequence[float], sample: Sample | None) -> None:
         """Tells the workers who passes, and how long the others are to stay away."""
@@ -196,12 +160,3 @@ class _Sight:
 def _targets(shedding: Shedding) -> Targets:
     stall = shedding.stall if shedding.signal == "machine" else None
     return Targets(shedding.busy, shedding.lag_ms * 1000, stall)
-
-
-def _grown(before: int | None, now: int | None) -> int | None:
-    """By how much a count grew; one that went back was begun anew, and tells nothing."""
-    return None if before is None or now is None or now < before else now - before
-
-
-def _share(grown_us: int | None, span_us: int) -> float | None:
-    return None if grown_us is None else grown_us / span_us

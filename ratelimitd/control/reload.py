@@ -7,6 +7,7 @@ is refused whole and the old one stays. Reloads never overlap: whoever asks duri
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import time
@@ -21,8 +22,9 @@ from ratelimitd.control.resolve import check_upstreams
 from ratelimitd.errors import RatelimitdError, StartError
 
 if TYPE_CHECKING:
-    from ratelimitd.control.access_log import AccessLogWriter
+    from ratelimitd.control.access_log import AccessLogWriter, Destination
     from ratelimitd.control.journal import Journal
+    from ratelimitd.control.listening import Listening, Prepared
     from ratelimitd.control.notify import Notifier
     from ratelimitd.control.reader import Reader
     from ratelimitd.control.status import Status
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # What is bound to processes, sockets and memory that a reload keeps.
-NEEDS_RESTART: Final = ("workers", "listen", "store", "store_options", "admin", "journal")
+NEEDS_RESTART: Final = ("workers", "store", "store_options", "admin", "journal")
 _SHOWN: Final = 20  # differences that the log and the journal tell one by one
 
 
@@ -58,6 +60,7 @@ class Reloader:
         workers: Workers,
         registry: Registry,
         access_log: AccessLogWriter,
+        listening: Listening,
         status: Status,
         notifier: Notifier,
         journal: Journal,
@@ -67,6 +70,7 @@ class Reloader:
         self._workers = workers
         self._registry = registry
         self._access_log = access_log
+        self._listening = listening
         self._status = status
         self._notifier = notifier
         self._journal = journal
@@ -143,21 +147,35 @@ class Reloader:
                 f"a change of {', '.join(fixed)} needs a restart ({'; '.join(_fixed(self.config, config))})"
             )
         await check_upstreams(config)
-        destination = await asyncio.to_thread(self._access_log.prepare, config.log)
-        try:
-            self._generation += 1
-            catalogue.register(config, self._registry)
-            await self._workers.compile(reread.encoded, self._generation)
-        except RatelimitdError:
-            if destination is not None:
-                destination.close()
-            raise
+        changes = differences(self.config, config)
+        destination, listeners = await self._prepare(config, reread.encoded)
         if destination is not None:
             self._access_log.use(destination)
-        await self._workers.swap()
-        changes = differences(self.config, config)
+        self._listening.use(listeners)
         self.config = config
+        await self._workers.swap()
+        self._listening.close_removed()
+        self._tell_listeners()
         return Outcome(changes, reread.warnings)
+
+    async def _prepare(self, config: Config, encoded: bytes) -> tuple[Destination | None, Prepared]:
+        """All that can go wrong: open what it wants open, and have every worker compile it."""
+        with contextlib.ExitStack() as opened:
+            destination = await asyncio.to_thread(self._access_log.prepare, config.log)
+            if destination is not None:
+                opened.callback(destination.close)
+            listeners = self._listening.prepare(config.listen)
+            opened.callback(listeners.close)
+            self._generation += 1
+            catalogue.register(config, self._registry)
+            await self._workers.compile(encoded, self._generation)
+            opened.pop_all()
+        return destination, listeners
+
+    def _tell_listeners(self) -> None:
+        self._status.listen = tuple(self._listening.addresses())
+        self._notifier.serving = f"serving on {', '.join(self._status.listen)}"
+        self._listening.warn_of_left()
 
 
 def _fixed(old: Config, new: Config) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ None, never an error: a file may vanish between any two looks.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,26 +19,29 @@ if TYPE_CHECKING:
 PROC: Final = Path("/proc")
 
 
-def wanted_ns(pid: int, proc: Path = PROC) -> int | None:
-    """How long a process ran or waited for a CPU; None when it is gone or the kernel does not count."""
+@dataclasses.dataclass(frozen=True)
+class CpuTime:
+    """How long a process ran, and how long it could have but had no CPU. A wait counts when it is over."""
+
+    ran_ns: int
+    waited_ns: int
+
+
+def cpu_time(pid: int, proc: Path = PROC) -> CpuTime | None:
+    """None when it is gone or the kernel does not count."""
     fields = _read(proc / str(pid) / "schedstat").split()
     if len(fields) < 2 or not all(field.isdecimal() for field in fields[:2]):
         return None
-    return int(fields[0]) + int(fields[1])
+    return CpuTime(int(fields[0]), int(fields[1]))
 
 
-class Quota:
-    """The CPU quota of this process's cgroup and of those above it, v1 or v2."""
-
-    def __init__(self, root: Path = CGROUPS, membership: str | None = None) -> None:
-        groups = cgroups(root, own_cgroups() if membership is None else membership)
-        self._files: Final = tuple(group / "cpu.stat" for group in groups)
-
-    def throttled_us(self) -> int | None:
-        """How long quotas stopped anybody in these cgroups; None where there are no quotas to ask for."""
-        found = [_throttled_us(_read(file)) for file in self._files]
-        known = [value for value in found if value is not None]
-        return sum(known) if known else None
+def throttled_us(pid: int, proc: Path = PROC, root: Path = CGROUPS) -> int | None:
+    """How long quotas stopped anybody in the cgroup of a process and in those above it, v1 or v2; None where
+    there are no quotas to ask for."""
+    groups = cgroups(root, _read(proc / str(pid) / "cgroup"))
+    found = [_throttled_us(_read(group / "cpu.stat")) for group in groups]
+    known = [value for value in found if value is not None]
+    return sum(known) if known else None
 
 
 class Stall:

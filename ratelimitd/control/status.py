@@ -86,6 +86,8 @@ class Views:
             return Response.text(503, f"not ready: {self._status.state.value}")
         if not self._workers.serving():
             return Response.text(503, "not ready: no worker accepts connections")
+        if not self._upstreams.any_up():
+            return Response.text(503, "not ready: health checks say that every web server is down")
         return Response.text(200, "ready")
 
     def all_pages(self) -> list[CounterPage]:

@@ -26,6 +26,7 @@ from ratelimitd.control.admin import AdminServer
 from ratelimitd.control.api import Api, Parts
 from ratelimitd.control.census import Census
 from ratelimitd.control.cpus import available_cpus
+from ratelimitd.control.health import HealthChecks
 from ratelimitd.control.inherited import Inherited
 from ratelimitd.control.journal import Journal
 from ratelimitd.control.keyring import Keyring
@@ -117,15 +118,17 @@ class Supervisor:
             upstreams = UpstreamStates(
                 lambda: reloader.config,
                 lambda: views.server_totals("ratelimitd_upstream_requests_total"),
+                segment.server_named,
                 self._journal.note,
             )
+            health = HealthChecks(lambda: reloader.config, segment.server_named, upstreams.checked)
             workers = Workers(
-                *(self._command, segment, count, listening.for_worker, self._journal.note),
+                *(self._command, segment, count, listening, self._journal.note),
                 {Refusals: texts.take, Unreached: upstreams.take},
             )
             census = Census(segment, table)
             access_log = self._open_access_log(segment)
-            reloader = self._reloader(workers, segment, access_log)
+            reloader = self._reloader(workers, segment, access_log, listening)
             sampler = Sampler(
                 segment, workers.own_pages, lambda: reloader.config.shedding, self._journal.note
             )
@@ -141,8 +144,8 @@ class Supervisor:
                 if await self._start(workers, count):
                     self._announce(listening, count, admin.addresses)
                     watchdog = asyncio.ensure_future(self._ping_watchdog())
-                    await self._serve(reloader, census.run(), sampler.run(), upstreams.run())
-                    await self._drain(workers, listening)
+                    await self._serve(reloader, census.run(), sampler.run(), upstreams.run(), health.run())
+                    await self._drain(workers, listening, reloader.config.timeouts.drain_ms / 1000)
                     watchdog.cancel()
             finally:
                 workers.kill()
@@ -153,15 +156,8 @@ class Supervisor:
         self._journal.note("stop", "stopped")
 
     def _listen(self, count: int) -> Listening:
-        inherited = Inherited.from_environ(os.environ)
-        listening = Listening.open(self._config.listen, count, inherited)
-        if inherited.left():
-            logger.warning(
-                "systemd passed sockets that no listener takes: %s; clients that connect there wait for ever "
-                "(`bind: systemd:NAME` takes one)",
-                ", ".join(inherited.left()),
-            )
-        inherited.close()
+        listening = Listening.open(self._config.listen, count, Inherited.from_environ(os.environ))
+        listening.warn_of_left()
         return listening
 
     async def _start(self, workers: Workers, count: int) -> bool:
@@ -197,10 +193,12 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _reloader(self, workers: Workers, segment: Segment, access_log: AccessLogWriter) -> Reloader:
+    def _reloader(
+        self, workers: Workers, segment: Segment, access_log: AccessLogWriter, listening: Listening
+    ) -> Reloader:
         reader = Reader(self._config_path, self._flags or Flags())
         return Reloader(
-            *(self._config, reader, workers, segment.registry, access_log),
+            *(self._config, reader, workers, segment.registry, access_log, listening),
             *(self._status, self._notifier, self._journal),
         )
 
@@ -210,9 +208,8 @@ class Supervisor:
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, access_log.reopen)
         return access_log
 
-    async def _drain(self, workers: Workers, listening: Listening) -> None:
+    async def _drain(self, workers: Workers, listening: Listening, drain_s: float) -> None:
         self._status.state = State.DRAINING
-        drain_s = self._config.timeouts.drain_ms / 1000
         self._notifier.stopping(
             f"draining: no new connections, up to {drain_s:g} s for what is under way",
             within_us=int((drain_s + 2 * _STOP_S) * 1_000_000),

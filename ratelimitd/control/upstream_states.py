@@ -1,8 +1,9 @@
 """Which web servers answer and which do not: told once when that changes, and shown to whoever asks.
 
-Facts come in from those who meet the servers: `failed`, with why, and `answered`. A server that could not be
-reached is up again when it has answered and a whole second brought no further failure, so that one which
-stops, and still finishes what it has, is not told in turns. This is the one place that logs and journals it.
+Facts come in from those who meet the servers: workers that cannot reach one, health checks, and the record by
+which workers leave one alone that fails. A server that could not be reached is up again when it has answered
+and a whole second brought no further failure, so that one which stops, and still finishes what it has, is not
+told in turns; one that health checks took down is up when they say so. Nobody else logs and journals it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ratelimitd.config.model import Config
     from ratelimitd.control.journal import Note
     from ratelimitd.proxy.orders import Unreached
+    from ratelimitd.segment.servers import ServerWords
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,10 @@ _HINTS: Final = MappingProxyType(
     }
 )
 
+_UNREACHED: Final = "cannot be reached"
+_UNHEALTHY: Final = "fails its health checks"
+_EJECTED: Final = "is left alone for a while"
+
 Name = tuple[str, str]  # upstream, server: as in the configuration
 
 
@@ -49,13 +55,19 @@ class ServerState:
 
 
 class UpstreamStates:
-    """The servers of the configuration in force. `answers` gives how many answers each ever gave."""
+    """The servers of the configuration in force. `answers` gives how many answers each ever gave, `words` a
+    server's record in the segment."""
 
     def __init__(
-        self, config: Callable[[], Config], answers: Callable[[], Mapping[Name, int]], note: Note
+        self,
+        config: Callable[[], Config],
+        answers: Callable[[], Mapping[Name, int]],
+        words: Callable[[Name], ServerWords],
+        note: Note,
     ) -> None:
         self._config = config
         self._answers = answers
+        self._words = words
         self._note = note
         self._states: dict[Name, ServerState] = {}
         self._answered: dict[Name, int] = {}  # of servers that are down, when they last failed
@@ -72,8 +84,19 @@ class UpstreamStates:
         for upstream, server, why in report.servers:
             self.failed((upstream, server), why)
 
-    def failed(self, name: Name, why: str) -> None:
-        """`name` could not be reached just now."""
+    def checked(self, name: Name, bad: str) -> None:
+        """What health checks now say of `name`: why it is down, or nothing, since it is up."""
+        if bad:
+            self.failed(name, bad, _UNHEALTHY)
+        else:
+            self.answered(name)
+
+    def any_up(self) -> bool:
+        """Whether health checks leave a server to ask. Others count: they are asked, and so come back."""
+        return any(not self._words(name).is_down for name, _ in self.all())
+
+    def failed(self, name: Name, why: str, what: str = _UNREACHED) -> None:
+        """`name` failed just now; `what` says at what."""
         if name not in dict(self.all()):
             return  # a worker that still finishes requests of an older configuration
         state = self._states.setdefault(name, ServerState())
@@ -81,7 +104,7 @@ class UpstreamStates:
         self._answered[name] = self._answers().get(name, 0)
         if state.up:
             state.up, state.since_s = False, state.error_at_s
-            self._tell_down(name, why)
+            self._tell_down(name, why, what)
 
     def answered(self, name: Name) -> None:
         """`name` answers, and did not fail lately."""
@@ -106,19 +129,29 @@ class UpstreamStates:
         for name in [name for name in self._states if name not in known]:
             del self._states[name]
             self._answered.pop(name, None)
+        for name in known:
+            self._look_for_ejection(name)
         if not self._answered:
             return
         answers = self._answers()
         for name, before in list(self._answered.items()):
             quiet = now_s - self._states[name].error_at_s >= QUIET_S
-            if quiet and answers.get(name, 0) > before:
+            words = self._words(name)
+            held = words.is_down or words.ejected_until_us
+            if quiet and not held and answers.get(name, 0) > before:
                 self.answered(name)
 
-    def _tell_down(self, name: Name, why: str) -> None:
+    def _look_for_ejection(self, name: Name) -> None:
+        words = self._words(name)
+        if words.ejected_until_us and words.ejections == 1:
+            self.failed(name, "too many failures in a row (eject)", _EJECTED)
+
+    def _tell_down(self, name: Name, why: str, what: str) -> None:
         others = any(state.up for (upstream, _), state in self.all() if upstream == name[0])
-        effect = "the others get its requests" if others else "requests get 502"
+        status = 503 if what == _UNHEALTHY else 502
+        effect = "the others get its requests" if others else f"requests get {status}"
         hint = _HINTS.get(why, "")
-        message = f"{_text(name)} cannot be reached: {why}; {effect} until it answers"
+        message = f"{_text(name)} {what}: {why}; {effect} until it answers"
         logger.warning("%s", f"{message}; {hint}" if hint else message)
         self._note("upstream_down", message, upstream=name[0], server=name[1], cause=why)
 

@@ -2,19 +2,18 @@
 
 A worker that ends is replaced, at once the first two times in 10 s and more slowly after that. One whose
 heartbeat is 3 s old is killed first. Its page is folded when it has been reaped and no sooner: until then it
-may still count. `_NEXT` is the one table of a worker's life, and `_move` the one place that changes it.
+may still count.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import enum
 import logging
 from collections import deque
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from ratelimitd.control.life import Life, Worker
 from ratelimitd.control.process import WorkerProcess, exit_text
 from ratelimitd.errors import StartError
 from ratelimitd.limits.inflight import InFlight
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ratelimitd.control.journal import Note
+    from ratelimitd.control.listening import Listening
     from ratelimitd.proxy.orders import Message
     from ratelimitd.segment.memory import Segment
 
@@ -49,43 +49,6 @@ HEARTBEAT_BOUND_US: Final = 3_000_000
 START_BOUND_US: Final = 30_000_000
 CHECK_EVERY_S: Final = 0.25
 BACKOFF_SPAN_US: Final = 10_000_000
-
-
-class Life(enum.Enum):
-    STARTING = "starting"
-    SERVING = "serving"
-    DRAINING = "draining"
-    KILLED = "killed"
-    ENDED = "ended"
-
-
-_NEXT: Final = MappingProxyType(
-    {
-        Life.STARTING: {Life.SERVING, Life.DRAINING, Life.KILLED, Life.ENDED},
-        Life.SERVING: {Life.DRAINING, Life.KILLED, Life.ENDED},
-        Life.DRAINING: {Life.KILLED, Life.ENDED},
-        Life.KILLED: {Life.ENDED},
-        Life.ENDED: set(),
-    }
-)
-
-
-@dataclasses.dataclass
-class Worker:
-    """A worker of the set: `index` stays with its replacement, the rest is the process's own."""
-
-    index: int
-    process: WorkerProcess
-    page_index: int
-    page: Page
-    since_us: int  # when it entered its state
-    life: Life = Life.STARTING
-    # Generations of the configuration: the last that it was asked to prepare and to put in force, and that
-    # it has said to have prepared and put in force.
-    asked_compile: int = 0
-    asked_swap: int = 0
-    compiled: int = 0
-    swapped: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +73,7 @@ def replacement_delay_ms(deaths: int) -> int:
 
 
 class Workers:
-    """The workers. `command` starts one; `sockets(index)` says what worker `index` accepts on; `note` keeps
+    """The workers. `command` starts one; `listening` has the sockets on which they accept; `note` keeps
     what happens to them, `told` takes reports of those they meet: clients and web servers."""
 
     def __init__(
@@ -118,7 +81,7 @@ class Workers:
         command: Sequence[str],
         segment: Segment,
         count: int,
-        sockets: Callable[[int], list[tuple[str, int]]],
+        listening: Listening,
         note: Note,
         told: Mapping[type[Message], Callable[[Any], None]],
     ) -> None:
@@ -130,7 +93,7 @@ class Workers:
             segment.memory, segment.inflight_offset, segment.pages, layout.SUPERVISOR_PAGE
         )
         self.count: Final = count
-        self._sockets = sockets
+        self._listening = listening
         self._loop = asyncio.get_running_loop()
         self._workers: dict[int, Worker] = {}
         self._deaths: dict[int, deque[int]] = {index: deque() for index in range(count)}
@@ -161,7 +124,8 @@ class Workers:
             raise
 
     async def swap(self) -> None:
-        """Put in force, in every worker, what `compile` prepared; workers that start later begin with it."""
+        """Put in force, in every worker, what `compile` prepared, and have them accept on the listeners that
+        there are now; workers that start later begin with both, and one that cannot is replaced."""
         self._in_force = self._newest
         generation = self._in_force.number
         await self._reload_step(lambda worker: worker.swapped >= generation)
@@ -187,7 +151,7 @@ class Workers:
         self._replacing = False
         for worker in list(self._workers.values()):
             if worker.life in {Life.STARTING, Life.SERVING}:
-                self._move(worker, Life.DRAINING)
+                worker.move(Life.DRAINING)
                 worker.process.send(Drain())
         self._note_end()
 
@@ -203,7 +167,7 @@ class Workers:
         self._replacing = False
         for worker in self._workers.values():
             if worker.life is not Life.KILLED:
-                self._move(worker, Life.KILLED)
+                worker.move(Life.KILLED)
                 worker.process.kill()
         self._note_end()
 
@@ -233,11 +197,14 @@ class Workers:
             index, process, page_index, page, boottime_us(), asked_compile=number, asked_swap=number
         )
         self._workers[index] = worker
-        listeners = self._sockets(index)
-        process.send(
-            Start(self._in_force.config, page_index, tuple(bind for bind, _ in listeners), number),
-            [descriptor for _, descriptor in listeners],
-        )
+        binds, descriptors = self._sockets_for(worker)
+        process.send(Start(self._in_force.config, page_index, binds, number), descriptors)
+
+    def _sockets_for(self, worker: Worker) -> tuple[tuple[str, ...], list[int]]:
+        """What it accepts on now: the listeners and their descriptors."""
+        worker.listening = self._listening.version
+        pairs = self._listening.for_worker(worker.index)
+        return tuple(bind for bind, _ in pairs), [descriptor for _, descriptor in pairs]
 
     def _spawn_failed(self, index: int, error: OSError) -> None:
         message = f"worker {index} cannot be started: {error.strerror}"
@@ -253,20 +220,15 @@ class Workers:
                 return index
         raise AssertionError("the segment has a page for every worker that is not reaped")
 
-    def _move(self, worker: Worker, life: Life) -> None:
-        assert life in _NEXT[worker.life], f"worker {worker.index}: {worker.life} -> {life}"
-        worker.life = life
-        worker.since_us = boottime_us()
-
     def _reported(self, worker: Worker, report: Message) -> None:
         match report:
             case Ready() if worker.life is Life.STARTING:
-                self._move(worker, Life.SERVING)
+                worker.move(Life.SERVING)
                 worker.compiled = worker.swapped = worker.asked_swap
                 self._update(worker)
                 self._note_ready(worker)
-            case Failed(message=message):
-                self._failed(worker, message)
+            case Failed():
+                self._failed(worker, report)
             case Compiled(generation=generation):
                 worker.compiled = generation
                 self._note_reload()
@@ -286,19 +248,30 @@ class Workers:
         elif self.serving() == self.count:
             self._started.set_result(None)
 
-    def _failed(self, worker: Worker, message: str) -> None:
-        if worker.life is not Life.STARTING:
-            self._reload_failed(worker, message)
-        elif self._started.done():
-            logger.error("worker %d (pid %d) cannot start: %s", worker.index, worker.process.pid, message)
-            self._move(worker, Life.KILLED)
+    def _failed(self, worker: Worker, failed: Failed) -> None:
+        if worker.life is Life.STARTING and not self._started.done():
+            self._started.set_exception(StartError(failed.message))
+        elif worker.life is Life.STARTING:
+            self._kill_failed(worker, "cannot start", failed)
+        elif failed.generation == self._in_force.number:
+            self._kill_failed(worker, "cannot use the configuration in force", failed)
+        elif failed.generation == self._newest.number:
+            self._refuse_reload(failed.message)
+        # Else it is late: that reload was refused for another worker's failure.
+
+    def _refuse_reload(self, message: str) -> None:
+        if self._reload is not None and not self._reload.answered.done():
+            self._reload.answered.set_exception(StartError(message))
+
+    def _kill_failed(self, worker: Worker, what: str, failed: Failed) -> None:
+        if worker.life in {Life.STARTING, Life.SERVING}:
+            logger.error("worker %d (pid %d) %s: %s", worker.index, worker.process.pid, what, failed.message)
+            worker.move(Life.KILLED)
             worker.process.kill()
-        else:
-            self._started.set_exception(StartError(message))
 
     def _exited(self, worker: Worker, status: int) -> None:
         expected = worker.life is Life.DRAINING or not self._replacing
-        self._move(worker, Life.ENDED)
+        worker.move(Life.ENDED)
         fold(worker.page, self._segment.page(layout.BASE_PAGE), self._segment.registry.all_series())
         self._forget_in_flight(worker.page_index)
         del self._workers[worker.index]
@@ -352,7 +325,11 @@ class Workers:
             worker.process.send(Compile(self._newest.config, self._newest.number))
         if worker.asked_swap != self._in_force.number:
             worker.asked_swap = self._in_force.number
-            worker.process.send(Swap(self._in_force.number))
+            if worker.listening == self._listening.version:
+                worker.process.send(Swap(self._in_force.number))
+            else:
+                binds, descriptors = self._sockets_for(worker)
+                worker.process.send(Swap(self._in_force.number, binds), descriptors)
 
     def _note_reload(self) -> None:
         """A step of a reload is over when all that serve have answered; one that starts is asked later."""
@@ -361,12 +338,6 @@ class Workers:
         serving = [worker for worker in self._workers.values() if worker.life is Life.SERVING]
         if all(self._reload.is_done(worker) for worker in serving):
             self._reload.answered.set_result(None)
-
-    def _reload_failed(self, worker: Worker, message: str) -> None:
-        if self._reload is not None and not self._reload.answered.done():
-            self._reload.answered.set_exception(StartError(message))
-        else:
-            logger.error("worker %d (pid %d): %s", worker.index, worker.process.pid, message)
 
     def _note_end(self) -> None:
         if not self._replacing and not self._workers:
@@ -390,7 +361,7 @@ class Workers:
                 )
                 logger.error("%s", message)
                 self._note("worker_hung", message, worker=worker.index, pid=worker.process.pid)
-                self._move(worker, Life.KILLED)
+                worker.move(Life.KILLED)
                 worker.process.kill()
         if not self._all_ended.is_set():
             self._loop.call_later(CHECK_EVERY_S, self._check)

@@ -32,4 +32,5 @@ cdef class InFlight:
 
     cdef Entered enter(self, uint64_t key, uint64_t bound) noexcept
     cdef void leave(self, uint64_t key) noexcept
+    cdef uint64_t taken(self, uint64_t key) noexcept
     cdef bint _make_room(self) noexcept

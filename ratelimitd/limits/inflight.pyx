@@ -100,9 +100,13 @@ cdef class InFlight:
         if slot.count == 0:
             self.unheld += 1
 
-    def count(self, uint64_t key):
-        """How many places under `key` are taken."""
+    cdef uint64_t taken(self, uint64_t key) noexcept:
+        """How many places under `key` are taken, at about this instant."""
         return inflight_sum(self.header, self.tables, key | 1)
+
+    def count(self, uint64_t key):
+        """`taken`, for callers in Python."""
+        return self.taken(key)
 
     def try_enter(self, uint64_t key, uint64_t bound):
         """`enter`, for tests: True when a place was taken."""

@@ -30,11 +30,22 @@ class Sample:
     lag_us: int | None  # median lateness of its loop
     throttled: float | None = None  # time in which a CPU quota stopped it; None: there is no quota to read
     stall: float | None = None  # PSI, cpu some
+    ran: float | None = None  # time in which it ran
+    queue_us: int | None = None  # how long it takes, at the pace at which it ran, to serve what always waits
 
     @property
     def wanted(self) -> float:
-        """Share of the time in which a CPU was wanted; a quota that is used up is want like any other."""
-        return min(1.0, max(self.busy or 0.0, self.throttled or 0.0))
+        """Share of the time in which a CPU was wanted; a quota that is used up is want like any other. Some
+        kernels count its pauses as waiting, too."""
+        return min(1.0, (self.busy or 0.0) + (self.throttled or 0.0))
+
+    @property
+    def late_us(self) -> int:
+        """How late a worker is because of what waits for it. Where a quota stops it lag is the rest of a
+        pause, however little waits: there it is the queue that counts."""
+        if not self.throttled or self.queue_us is None:
+            return self.lag_us or 0
+        return self.queue_us
 
 
 class Fault(enum.Enum):
@@ -56,7 +67,9 @@ def fault(sample: Sample | None, now_us: int) -> Fault | None:
         0.0 <= sample.busy <= _MOST_BUSY
         and 0.0 <= (sample.throttled or 0.0) <= _MOST_THROTTLED
         and 0.0 <= (sample.stall or 0.0) <= _MOST_STALL
+        and 0.0 <= (sample.ran or 0.0) <= _MOST_BUSY
         and 0 <= sample.lag_us <= _MOST_LAG_US
+        and (sample.queue_us or 0) >= 0
         and sample.span_us > 0
     )
     return None if possible else Fault.ABSURD

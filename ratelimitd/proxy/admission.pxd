@@ -12,7 +12,7 @@ cdef enum Admitted:
     TOO_MANY_OF_ONE
 
 
-cdef struct Places:
+cdef struct Entries:
     uint64_t total  # 0: none was taken
     uint64_t client
 
@@ -30,7 +30,7 @@ cdef class Admission:
         list oldest  # idle connections that are to end first, the oldest last; some are busy again
         uint64_t fruitless_at  # tick at which none was idle
 
-    cdef Admitted enter(self, object transport, int most, uint64_t client, int most_of_client, Places* places)
-    cdef void leave(self, Places* places) noexcept
+    cdef Admitted enter(self, object transport, int most, uint64_t client, int most_of_client, Entries* entries)
+    cdef void leave(self, Entries* entries) noexcept
     cdef bint _has_descriptors(self, object transport)
     cdef void _end_oldest_idle(self, int wanted)

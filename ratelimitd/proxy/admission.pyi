@@ -5,9 +5,7 @@ from ratelimitd.proxy.deadlines import Timed, Wheel
 
 @final
 class Admission:
-    def __init__(
-        self, inflight: InFlight, total_key: int, wheel: Wheel, most_descriptors: int
-    ) -> None: ...
+    def __init__(self, inflight: InFlight, total_key: int, wheel: Wheel, most_descriptors: int) -> None: ...
     @property
     def connections(self) -> set[Timed]: ...
     @property

@@ -34,7 +34,7 @@ cdef class Admission:
         self.most_descriptors = most_descriptors
         self.reserve = max(LEAST_RESERVE, min(MOST_RESERVE, most_descriptors // 8))
 
-    cdef Admitted enter(self, object transport, int most, uint64_t client, int most_of_client, Places* places):
+    cdef Admitted enter(self, object transport, int most, uint64_t client, int most_of_client, Entries* entries):
         """Takes a place among all, and one among those of `client` (0: its connections are not counted).
         Where a count was not free none is taken, and none is given back."""
         cdef Entered entered
@@ -44,21 +44,21 @@ cdef class Admission:
         if entered == FULL:
             return TOO_MANY
         if entered == ENTERED:
-            places.total = self.total_key
+            entries.total = self.total_key
         if client:
             entered = self.inflight.enter(client, most_of_client)
             if entered == FULL:
                 return TOO_MANY_OF_ONE
             if entered == ENTERED:
-                places.client = client
+                entries.client = client
         return ROOM
 
-    cdef void leave(self, Places* places) noexcept:
+    cdef void leave(self, Entries* entries) noexcept:
         """Gives back what was taken."""
-        if places.total:
-            self.inflight.leave(places.total)
-        if places.client:
-            self.inflight.leave(places.client)
+        if entries.total:
+            self.inflight.leave(entries.total)
+        if entries.client:
+            self.inflight.leave(entries.client)
 
     cdef bint _has_descriptors(self, object transport):
         """Ends what must end so that the reserve is whole again; False when even half of it is gone."""

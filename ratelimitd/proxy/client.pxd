@@ -7,7 +7,7 @@ from ratelimitd.http.matching cimport RequestText
 from ratelimitd.http.second_reader cimport Witness
 from ratelimitd.limits.charges cimport Client
 from ratelimitd.limits.decision cimport Decision
-from ratelimitd.proxy.admission cimport Places
+from ratelimitd.proxy.admission cimport Entries
 from ratelimitd.proxy.exchange cimport Exchange
 from ratelimitd.proxy.live cimport Policy, Route
 
@@ -21,7 +21,7 @@ cdef class ClientConnection(Exchange):
         bytes peer_text
         bytes peer_lines
         bint trusted
-        Places places
+        Entries entries
         bint serving
         Witness witness
 

@@ -59,7 +59,7 @@ cdef class ClientConnection(Exchange):
             return
         admitted = self.live.admission.enter(
             transport, policy.connections_bound,
-            policy.identify.peer(self.peer).place_key, policy.client_connections_bound, &self.places,
+            policy.identify.peer(self.peer).place_key, policy.client_connections_bound, &self.entries,
         )
         if admitted == ROOM:
             self.live.wheel.set(self, policy.head_ms)
@@ -75,7 +75,7 @@ cdef class ClientConnection(Exchange):
             self.end_request(CLIENT_GONE)
         self.state = CLOSED
         self.live.slots[self.listener.idle_slot] -= 1
-        self.live.admission.leave(&self.places)
+        self.live.admission.leave(&self.entries)
         self.live.wheel.forget(self)
         self.live.connections.discard(self)
 
@@ -355,10 +355,10 @@ cdef class ClientConnection(Exchange):
         cdef Policy policy = self.policy
         cdef Py_ssize_t body_end = min(PyBytes_GET_SIZE(self.buffer), head.end + self.body_left)
         cdef bytes lines = policy.forwarding.lines(
-            head, self.peer_lines, self.peer_text, self.scheme, self.trusted
-        )
+            head, self.peer_lines, self.peer_text, self.scheme, self.trusted)
         if policy.log is not None:
             self.request_id = policy.forwarding.id
+        self.prepare_choice(head, self.client)
         self.hostless = head.host < 0 or self.route.upstream.replaces_host
         if self.hostless and head.host >= 0:
             head.fields[head.host].drop = 1

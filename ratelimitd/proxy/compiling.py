@@ -7,21 +7,24 @@ All look-ups of names happen here, once per configuration. What it returns is pu
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ratelimitd.http.forwarding import Forwarding
 from ratelimitd.http.matching import Matcher
 from ratelimitd.http.replies import Replies
 from ratelimitd.limits.decision import Limiter
 from ratelimitd.limits.policy import compile_limits, is_empty
+from ratelimitd.limits.table import siphash24
 from ratelimitd.overload.priorities import PRIORITIES
 from ratelimitd.proxy import measures
 from ratelimitd.proxy.access_log import AccessLog
+from ratelimitd.proxy.balancing import Balancer, Server
 from ratelimitd.proxy.dial import Dialer
+from ratelimitd.proxy.dispatch import Dispatcher
 from ratelimitd.proxy.identity import Identify
 from ratelimitd.proxy.live import Policy, Route
+from ratelimitd.proxy.places import Places
 from ratelimitd.proxy.preamble import compile_preambles
-from ratelimitd.proxy.upstream import Server, Upstream
 
 if TYPE_CHECKING:
     import asyncio
@@ -32,6 +35,11 @@ if TYPE_CHECKING:
     from ratelimitd.proxy.deadlines import Wheel
     from ratelimitd.proxy.unreached import Unreached
     from ratelimitd.segment.memory import Segment
+
+
+# No limit has the id 0, so no key of a limit is a key of these.
+_REQUESTS: Final = b"\0\0u"
+_CONNECTIONS: Final = b"\0\0s"
 
 
 class Compiler:
@@ -102,18 +110,32 @@ class Compiler:
             routes = [Route(None, upstreams[config.upstreams[0].name], PRIORITIES.index("normal"))]
         return tuple(routes)
 
-    def _upstream(self, config: model.Config, upstream: model.Upstream) -> Upstream:
-        registry = self._segment.registry
-        servers = []
-        for server in upstream.servers:
-            slots = measures.server_slots(registry, upstream.name, server.url)
-            servers.append(Server(server, self._slots, slots.first_code, slots.in_flight))
-        return Upstream(
+    def _upstream(self, config: model.Config, upstream: model.Upstream) -> Dispatcher:
+        servers = [self._server(upstream, server) for server in upstream.servers]
+        return Dispatcher(
             upstream,
-            servers,
+            Balancer(upstream, servers, self._wheel),
+            self._places(upstream.concurrency, _REQUESTS, upstream.name),
             self._wheel,
             self._loop,
             Dialer(self._loop, config.timeouts.connect_ms, upstream.name, self._unreached),
             config.headers.host == "upstream",
-            measures.duration_slot(registry, upstream.name),
+            measures.duration_slot(self._segment.registry, upstream.name),
         )
+
+    def _server(self, upstream: model.Upstream, server: model.Server) -> Server:
+        slots = measures.server_slots(self._segment.registry, upstream.name, server.url)
+        return Server(
+            server,
+            self._segment.server(slots.in_flight).words,
+            self._slots,
+            slots.first_code,
+            slots.in_flight,
+            self._places(server.max_connections, _CONNECTIONS, f"{upstream.name}\0{server.url}"),
+        )
+
+    def _places(self, most: int, kind: bytes, name: str) -> Places | None:
+        """Those under a name are the same for all workers, and through any reload."""
+        if most <= 0:
+            return None
+        return Places(self._inflight, siphash24(kind + name.encode(), self._segment.secret), most)

@@ -7,13 +7,18 @@ has been sent then.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import errno
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ratelimitd.config.model import Server
     from ratelimitd.proxy.unreached import Unreached
+
+
+# This machine has too little of something: no fault of the server that was to be reached.
+SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
 
 class Dialer:

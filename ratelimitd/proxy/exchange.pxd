@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from ratelimitd.http.head cimport Head
+from ratelimitd.limits.charges cimport Client
 from ratelimitd.proxy.access_log cimport AccessLine, Kept
 from ratelimitd.proxy.live cimport Listener, Live, Outcome, Policy, Route
 from ratelimitd.proxy.upstream cimport Downstream
@@ -45,6 +46,7 @@ cdef class Exchange(Downstream):
         bint closes
         bint until_close  # only the end of the connection ends this answer
         bint expects_continue
+        bint as_text  # what its replies are, when it may have to wait for room
         int64_t body_left  # of the request: bytes that were not read yet
         list parts
         bytes rate_lines
@@ -72,6 +74,7 @@ cdef class Exchange(Downstream):
         self, int status, str detail, Outcome outcome, str limit, bytes added, bint unreadable, bint as_text
     )
     cdef void end_request(self, Outcome outcome)
+    cdef void prepare_choice(self, Head head, Client client)
     cdef void keep_head(self, Head head)
     cdef void _log(self, Outcome outcome, uint64_t now_us)
     cdef void _describe(self, AccessLine* line)

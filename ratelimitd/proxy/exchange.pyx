@@ -10,7 +10,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint64_t
 
 from ratelimitd.http.head cimport Head
-from ratelimitd.http.request cimport tells_rate_limit
+from ratelimitd.http.request cimport accepts_text, tells_rate_limit
+from ratelimitd.limits.charges cimport Client
 from ratelimitd.proxy.access_log cimport (
     LINE_OUTCOME, AccessLine, AccessLog, Kept, tell_bytes, tell_own, tell_sent,
 )
@@ -20,6 +21,7 @@ from ratelimitd.proxy.live cimport (
 )
 from ratelimitd.proxy.upstream cimport Downstream
 
+from ratelimitd.proxy.balancing import hash_client
 from ratelimitd.segment import series as _series
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -108,6 +110,21 @@ cdef class Exchange(Downstream):
     cdef void answer_fails(self, int status, str detail):
         cdef bytes added = b"Retry-After: 1\r\n" if status == 503 else NOTHING
         self.reply(status, detail, UPSTREAM_ERROR, None, added, False, False)
+
+    cdef void prepare_choice(self, Head head, Client client):
+        """What the choice of a server needs to know of the request, where it needs to."""
+        self.priority = self.route.priority
+        if self.route.upstream.bounded:
+            self.as_text = accepts_text(head)
+        if self.route.upstream.by_client:
+            self.client_hash = hash_client(client.key_bytes)
+
+    cdef void turned_away(self):
+        self.reply(
+            self.policy.shed_status,
+            "the web servers have more to do than they can just now: try again after the time in Retry-After",
+            SHED, None, self.live.gate.retry_after(), False, self.as_text,
+        )
 
     cdef void answer_is_cut(self, str detail):
         self.end_request(UPSTREAM_ERROR)
@@ -333,11 +350,7 @@ cdef class Exchange(Downstream):
 
     cdef void drop_upstream(self):
         """Nobody wants the upstream's answer any more."""
-        if self.connection is not None:
-            self.connection.leave()
-        if self.attempt is not None:
-            self.attempt.asker = None
-            self.attempt = None
+        self.leave_upstream(self.body_left == 0)
         self.request = self.parts = None
 
     # --- time ---------------------------------------------------------------------------------------------

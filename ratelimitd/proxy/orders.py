@@ -27,9 +27,11 @@ class Compile(msgspec.Struct, frozen=True, tag=True):
 
 
 class Swap(msgspec.Struct, frozen=True, tag=True):
-    """Decide by the prepared configuration from now on."""
+    """Decide by the prepared configuration from now on. `listeners` are all on which connections are accepted
+    from now on, with a socket each as in `Start`; None: those that there were."""
 
     generation: int
+    listeners: tuple[str, ...] | None = None
 
 
 class Drain(msgspec.Struct, frozen=True, tag=True):
@@ -53,9 +55,10 @@ class Swapped(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """The last order could not be carried out; `message` is for the operator."""
+    """An order could not be carried out; `message` is for the operator."""
 
     message: str
+    generation: int
 
 
 class Drained(msgspec.Struct, frozen=True, tag=True):

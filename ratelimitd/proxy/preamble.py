@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ratelimitd.config import model
-    from ratelimitd.proxy.live import Listener
+    from ratelimitd.proxy.live import Listener, Policy
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,6 +32,11 @@ def compile_preambles(listeners: Iterable[model.Listener]) -> dict[str, Preamble
     return {
         listener.bind: Preamble(listener.proxy_protocol) for listener in listeners if listener.proxy_protocol
     }
+
+
+def keep_for_gone(policy: Policy, old: Policy, gone: Iterable[str]) -> None:
+    """What waits in the queue of a listener that is gone is accepted yet, as it was meant."""
+    policy.preambles.update({bind: old.preambles[bind] for bind in gone if bind in old.preambles})
 
 
 def accepted(listener: Listener) -> asyncio.BaseProtocol:

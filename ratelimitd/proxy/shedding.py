@@ -1,5 +1,5 @@
 """The worker's side of shedding: takes the supervisor's order to the gate, at each tick, and says how late
-the loop is.
+the loop is and how much waits in it.
 
 An order that is void, because the supervisor is gone or stands still, opens the gate.
 """
@@ -32,13 +32,13 @@ class Follower:
             self._gate.set(order.passing, order.spread_s)
 
 
-class Lag:
-    """The median lateness of the last ticks."""
+class Median:
+    """The median of the last few that were noted."""
 
     def __init__(self) -> None:
         self._last: deque[int] = deque([0] * _TICKS, maxlen=_TICKS)
+        self.value = 0
 
-    def note(self, late_us: int) -> int:
-        """The median with this tick among them."""
-        self._last.append(late_us)
-        return sorted(self._last)[_TICKS // 2]
+    def note(self, value: int) -> None:
+        self._last.append(value)
+        self.value = sorted(self._last)[_TICKS // 2]

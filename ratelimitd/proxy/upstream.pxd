@@ -4,6 +4,8 @@ from libc.stdint cimport int64_t, uint64_t
 
 from ratelimitd.http.body cimport ChunkedReader
 from ratelimitd.http.head cimport Head
+from ratelimitd.overload.waiting cimport Place
+from ratelimitd.proxy.balancing cimport Balancer, Kept, Server
 from ratelimitd.proxy.deadlines cimport Timed, Wheel
 
 
@@ -13,6 +15,11 @@ cdef class Downstream(Timed):
     cdef:
         Connection connection  # the upstream connection that works for it
         Attempt attempt  # or the one that is being opened
+        Place place  # or where it waits for room
+        Upstream waits_for  # whose that attempt or place is
+        int priority
+        uint64_t client_hash  # for servers that are chosen by client
+        bint replaced  # the kept connection that it had was closed: the next one is the last
         Server server  # the one that was asked last
         bytes request  # what is to be sent, kept until the answer begins
         bint request_whole  # `request` is all of it: it can be sent once more
@@ -28,59 +35,51 @@ cdef class Downstream(Timed):
     cdef void answer_is_cut(self, str detail)
     cdef void upstream_is_full(self, bint full)
     cdef void upstream_is_open(self)
+    cdef void turned_away(self)
+    cdef void leave_upstream(self, bint whole)
 
 
 cdef class Attempt:
     cdef:
         Downstream asker  # None: it has left
+        bint slot  # it holds a place of the upstream's concurrency
+        bint place  # and one of the server's connections, until the connection is there
         object task
 
 
-cdef class Server:
-    cdef:
-        readonly str url
-        readonly object address  # config.model.Server
-        readonly list idle
-        readonly int in_flight
-        readonly int failures
-        readonly uint64_t ejected_until
-        bytes host_line
-        int64_t* slots
-        int first_code_slot
-        int in_flight_slot
-
-    cdef void took(self, int change) noexcept
-
-
-cdef class Upstream:
+cdef class Upstream(Timed):
     cdef:
         readonly str name
-        readonly list servers
         readonly Wheel wheel
-        object loop
-        object dial
-        int next
-        bint round_robin
+        readonly Balancer balancer
         int keepalive
         uint64_t keepalive_idle_ms
-        uint64_t connect_ms
-        int eject_failures
-        uint64_t eject_for_ms
         bint replaces_host
+        bint by_client  # a server is chosen by `client_hash`
+        bint bounded  # requests may have to wait
         int duration_slot
         Head head  # of answers; shared, since a head is used up before the next is parsed
 
     cdef void send(self, Downstream asker)
-    cdef Server choose(self, set tried)
-    cdef void _open(self, Downstream asker, Server server, set tried)
-    cdef void failed(self, Server server) noexcept
+    cdef void again(self, Downstream asker, Server server, bint slot)
+    cdef void forget(self, Downstream asker)
+    cdef bint is_awaited(self) noexcept
+    cdef void give_slot(self) noexcept
+    cdef void freed(self)
 
 
-cdef class Connection(Timed):
+cdef class Connection(Kept):
     cdef:
         readonly Upstream upstream
         readonly Server server
+        Attempt attempt  # that it was opened for
         Downstream asker
+        bint in_work  # the server has a request, whether or not somebody waits for the answer
+        bint slot  # that request holds a place of the upstream's concurrency
+        bint place  # this connection holds one of the server's
+        bint retired  # it serves nobody after the one who has it now
+        readonly str address  # of the other end
+        uint64_t idle_until  # tick
         object transport
         object write
         bytes buffer
@@ -96,9 +95,12 @@ cdef class Connection(Timed):
         uint64_t answered_us
 
     cdef void begin(self, Downstream asker)
+    cdef bint is_over(self) noexcept
     cdef void pause(self, bint pause)
-    cdef void leave(self)
+    cdef void leave(self, bint whole)
     cdef void release(self)
+    cdef void _lie_idle(self)
+    cdef void _end_work(self) noexcept
     cdef void _forsake(self)
     cdef void _read_head(self, bytes data)
     cdef Py_ssize_t _interim(self, Head head, bytes data, Py_ssize_t start, Py_ssize_t end)
@@ -107,4 +109,5 @@ cdef class Connection(Timed):
     cdef void _read_body(self, bytes data)
     cdef Py_ssize_t _reach(self, bytes data, Py_ssize_t start)
     cdef void _ended(self, str why)
+    cdef void _lost(self, error)
     cdef void _fails(self, str why, bint closed)

@@ -1,10 +1,10 @@
 # cython: boundscheck=False, wraparound=False, initializedcheck=False
-"""The side of the web servers: which one is asked, over which connection, and where its answer ends.
+"""The side of the web servers: a connection to one, and where its answer ends.
 
-A request goes to an idle connection of the chosen server, the one used last, or a new one is opened for it.
-The answer's framing is decided here once (RFC 9112, 6.3) and told to whoever asked, head first. A kept
-connection that turns out closed before the first byte of an answer is replaced once where that is safe. One
-asker, one answer: bytes beyond it end the connection and reach nobody.
+The answer's framing is decided here once (RFC 9112, 6.3) and told to whoever asked, head first. One asker, one
+answer: bytes beyond it end the connection and reach nobody. A kept connection that turns out closed before the
+first byte of an answer is replaced once where that is safe. Where requests are counted, a server counts as busy
+until it is done, whether or not the client still waits. Which server is asked, and when: `dispatch`.
 """
 
 from cpython.bytes cimport PyBytes_GET_SIZE
@@ -12,6 +12,8 @@ from libc.stdint cimport int64_t, uint64_t
 
 from ratelimitd.http.body cimport ChunkedReader
 from ratelimitd.http.head cimport CONTENT_LENGTH, TRANSFER_ENCODING, Head
+from ratelimitd.overload.waiting cimport Place
+from ratelimitd.proxy.balancing cimport Balancer, Kept, Server
 from ratelimitd.proxy.clock cimport boottime_us
 from ratelimitd.proxy.deadlines cimport Timed, Wheel
 
@@ -24,7 +26,7 @@ cdef enum:
     OVER
 
 cdef int MOST_INTERIMS = 16
-cdef uint64_t MOMENT_MS = 100
+cdef int MOMENT_MS = 100
 cdef Py_ssize_t MOST_HEAD = 65536
 cdef str TOO_LARGE = "its head is larger than 64 KiB"
 
@@ -50,153 +52,77 @@ cdef class Downstream(Timed):
         """Whether the upstream takes no more of the request just now."""
 
     cdef void upstream_is_open(self):
-        """A connection was opened and `request` is sent: more may follow."""
+        """`request` is sent, after a while in which a connection was opened or waited for: more may follow."""
+
+    cdef void turned_away(self):
+        """There was no room at any server in time."""
+
+    cdef void leave_upstream(self, bint whole):
+        """Waits no longer. `whole`: all of the request was handed over."""
+        if self.connection is not None:
+            self.connection.leave(whole)
+        elif self.waits_for is not None:
+            self.waits_for.forget(self)
 
 
 cdef class Attempt:
     """A connection that is being opened for somebody."""
 
 
-cdef class Server:
-    """One web server, as this worker sees it."""
+cdef class Upstream(Timed):
+    """The servers of one name, as their connections and those who ask see them."""
 
-    def __init__(self, address, int64_t[::1] slots, int first_code_slot, int in_flight_slot):
-        self.url = address.url
-        self.address = address
-        self.idle = []
-        self.slots = &slots[0]
-        self.first_code_slot = first_code_slot
-        self.in_flight_slot = in_flight_slot
-        self.host_line = b"Host: %b\r\n" % host_of(address)
-
-    cdef void took(self, int change) noexcept:
-        self.in_flight += change
-        self.slots[self.in_flight_slot] += change
-
-
-def host_of(address) -> bytes:
-    """The Host value by which a server is asked when the client's is not preserved."""
-    if address.unix_path:
-        return b"localhost"
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    return f"{host}:{address.port}".encode("ascii")
-
-
-cdef class Upstream:
-    """The servers of one name. `dial(server address, protocol factory)` is a coroutine function that opens a
-    connection or raises OSError within the connect timeout."""
-
-    def __init__(self, config, list servers, Wheel wheel, loop, dial, bint replaces_host, int duration_slot):
+    def __init__(self, config, Balancer balancer, Wheel wheel, bint replaces_host, int duration_slot):
         self.name = config.name
-        self.servers = servers
+        self.balancer = balancer
         self.wheel = wheel
-        self.loop = loop
-        self.dial = dial
-        self.round_robin = config.balance == "round_robin"
         self.keepalive = config.keepalive
         self.keepalive_idle_ms = config.keepalive_idle_ms
-        self.eject_failures = config.eject_failures
-        self.eject_for_ms = config.eject_for_ms
         self.replaces_host = replaces_host
+        self.by_client = config.balance == "client"
         self.duration_slot = duration_slot
         self.head = Head(256)
 
     cdef void send(self, Downstream asker):
-        """Has `asker.request` answered."""
-        cdef Server server = self.choose(None)
-        if server is None:
-            asker.answer_fails(503, "every server of this upstream failed lately and is left alone for a while")
-            return
-        if server.idle:
-            (<Connection>server.idle.pop()).begin(asker)
-        else:
-            self._open(asker, server, set())
+        """Has `asker.request` answered, now or when there is room for it."""
 
-    cdef Server choose(self, set tried):
-        """The server to ask: the one with the fewest requests in flight for its weight, or the next in turn;
-        backups only when no other is left; None when all were tried or are ejected."""
-        cdef Server server, best = None
-        cdef int i, n = len(self.servers)
-        cdef bint backup = False
-        if n == 1 and tried is None:
-            server = <Server>self.servers[0]
-            return server if server.ejected_until <= self.wheel.now else None
-        for i in range(n):
-            server = <Server>self.servers[(self.next + i) % n]
-            if server.ejected_until > self.wheel.now or (tried is not None and server in tried):
-                continue
-            if best is None or (backup and not server.address.backup):
-                best, backup = server, server.address.backup
-            elif server.address.backup == backup and not self.round_robin:
-                if server.in_flight * best.address.weight < best.in_flight * server.address.weight:
-                    best = server
-        self.next = (self.next + 1) % n
-        return best
+    cdef void again(self, Downstream asker, Server server, bint slot):
+        """The same for one whose kept connection was closed, on a new one; `slot`: it still holds its place."""
 
-    cdef void _open(self, Downstream asker, Server server, set tried):
-        cdef Attempt attempt = Attempt()
-        attempt.asker = asker
-        asker.attempt = attempt
-        server.took(1)  # so that those who come while it is opened choose others
-        attempt.task = self.loop.create_task(self._opened(attempt, server, tried))
+    cdef void forget(self, Downstream asker):
+        """It no longer waits for room or for a connection."""
 
-    async def _opened(self, Attempt attempt, Server server, set tried):
-        """Opens a connection for whoever waits in `attempt`; a server that cannot be reached is followed by
-        the next one, since nothing of the request was sent yet."""
-        cdef Connection connection
-        while True:
-            if attempt.asker is not None:
-                attempt.asker.server = server
-            try:
-                _, connection = await self.dial(server.address, lambda: Connection(self, server))
-                if connection.state == OVER:
-                    raise OSError("it was closed before anything was asked")
-            except OSError:
-                server.took(-1)
-                self.failed(server)
-                tried.add(server)
-                following = self.choose(tried) if attempt.asker is not None else None
-                if following is not None:
-                    server = following
-                    server.took(1)
-                    continue
-                if attempt.asker is not None:
-                    attempt.asker.attempt = None
-                    attempt.asker.answer_fails(502, "no web server could be reached")
-                return
-            break
-        server.took(-1)
-        if attempt.asker is None:
-            connection.release()
-            return
-        attempt.asker.attempt = None
-        connection.begin(attempt.asker)
-        if connection.asker is not None:
-            connection.asker.upstream_is_open()
+    cdef bint is_awaited(self) noexcept:
+        """Whether anybody waits for room."""
+        return False
 
-    cdef void failed(self, Server server) noexcept:
-        """A server that fails often in a row is left alone for a while, but never the last one."""
-        cdef Server other
-        server.failures += 1
-        if server.failures < self.eject_failures:
-            return
-        for other in self.servers:
-            if other is not server and other.ejected_until <= self.wheel.now:
-                server.ejected_until = self.wheel.now + self.eject_for_ms // self.wheel.tick_ms
-                server.failures = 0
-                return
+    cdef void give_slot(self) noexcept:
+        """A request that held a place is done."""
+
+    cdef void freed(self):
+        """There may be room now for those who wait."""
 
 
-cdef class Connection(Timed):
-    """One connection to a server; at most one request is on it."""
+cdef class Connection(Kept):
+    """One connection to a server, opened in `attempt`; at most one request is on it."""
 
-    def __init__(self, Upstream upstream, Server server):
+    def __init__(self, Upstream upstream, Server server, Attempt attempt):
         self.upstream = upstream
         self.server = server
+        self.attempt = attempt
 
     def connection_made(self, transport):
         self.transport = transport
         self.write = transport.write
+        self.server.connections.add(self)
+        self.place, self.attempt.place = self.attempt.place, False
+        self.attempt = None
+
+    def retire(self):
+        """Is of no use for another request: its address is no longer one of the server's."""
+        self.retired = True
+        if self.idle:
+            self._forsake()
 
     cdef void begin(self, Downstream asker):
         """Sends what `asker` asks."""
@@ -208,6 +134,7 @@ cdef class Connection(Timed):
         self.interims = 0
         self.keep = False
         self.upstream.wheel.clear(self)
+        self.in_work = True
         self.server.took(1)
         if asker.hostless:
             line, _, rest = request.partition(b"\n")
@@ -215,6 +142,9 @@ cdef class Connection(Timed):
         self.write(request)
         if self.full:
             asker.upstream_is_full(True)  # since the request before, perhaps: it is told when that changes
+
+    cdef bint is_over(self) noexcept:
+        return self.state == OVER
 
     cdef void pause(self, bint pause):
         """Whoever asked takes no more of the answer just now."""
@@ -225,21 +155,29 @@ cdef class Connection(Timed):
             else:
                 self.transport.resume_reading()
 
-    cdef void leave(self):
-        """Nobody waits for the answer any more: the connection is of no further use."""
-        if self.asker is not None:
-            self.asker.connection = None
+    cdef void leave(self, bint whole):
+        """Nobody waits for the answer any more. The connection ends, which tells the server; but where what it
+        has to do is counted, one that was asked in `whole` is busy until its answer begins or is overdue."""
+        cdef Downstream asker = self.asker
+        cdef uint64_t now = self.upstream.wheel.now
+        if asker is not None:
+            asker.connection = None
             self.asker = None
-            self.server.took(-1)
+            if whole and self.state == HEAD and (self.slot or self.place) and asker.deadline > now:
+                self.pause(False)
+                self.upstream.wheel.set(self, (asker.deadline - now) * self.upstream.wheel.tick_ms)
+                return
         self.state = OVER
+        self._end_work()
         self.transport.abort()
+        self.upstream.freed()
 
     cdef void release(self):
         """The answer is whole, or nothing was asked: keep the connection for the next request."""
         if self.asker is not None:
             self.asker.connection = None
             self.asker = None
-            self.server.took(-1)
+            self._end_work()
             self.used = True
         elif self.state == FREE:
             self.keep = True
@@ -247,26 +185,50 @@ cdef class Connection(Timed):
         if self.paused:
             self.paused = False
             self.transport.resume_reading()
-        if self.keep and self.upstream.keepalive:
-            self.state = FREE
-            self.server.idle.append(self)
-            # One too many stays for a moment: answers come in crowds, and so do the next requests.
-            crowded = len(self.server.idle) > self.upstream.keepalive
-            self.upstream.wheel.set(self, MOMENT_MS if crowded else self.upstream.keepalive_idle_ms)
+        if self.keep and self.upstream.keepalive and not self.retired:
+            self._lie_idle()
         else:
             self.state = OVER
             self.transport.close()
+        if self.upstream.bounded:
+            self.upstream.freed()
+
+    cdef void _lie_idle(self):
+        cdef Wheel wheel = self.upstream.wheel
+        cdef uint64_t idle_ms = self.upstream.keepalive_idle_ms
+        self.state = FREE
+        self.server.keep(self)
+        if self.server.idle_count > self.upstream.keepalive:
+            # One too many stays for a moment: answers come in crowds, and so do the next requests.
+            idle_ms = min(idle_ms, <uint64_t>MOMENT_MS)
+        self.idle_until = wheel.now + idle_ms // wheel.tick_ms + 1
+        # Another worker may be in want of its place: then it ends sooner.
+        wheel.set(self, 0 if self.place else idle_ms)
+
+    cdef void _end_work(self) noexcept:
+        """The server has nothing to do for us on this connection any more."""
+        if self.in_work:
+            self.in_work = False
+            self.server.took(-1)
+            if self.slot:
+                self.slot = False
+                self.upstream.give_slot()
 
     cdef void expire(self):
-        """It was idle for long enough."""
-        if self.state == FREE:
+        """It was idle for long enough, or the answer that nobody waits for did not come in time."""
+        if not self.idle:
+            if self.state == HEAD:
+                self.leave(False)
+        elif self.place and self.upstream.wheel.now < self.idle_until and not self.server.is_wanted():
+            self.upstream.wheel.set(self, 0)
+        else:
             self._forsake()
 
     cdef void _forsake(self):
         """Ends a connection that nobody has asked anything on."""
         self.state = OVER
-        if self in self.server.idle:
-            self.server.idle.remove(self)
+        if self.idle:
+            self.server.drop(self)
         self.transport.close()
 
     def data_received(self, bytes data):
@@ -320,6 +282,8 @@ cdef class Connection(Timed):
         if head.status == 101 or self.interims > MOST_INTERIMS:
             self._ended("a 101 that nobody asked for" if head.status == 101 else "more than 16 interim answers")
             return -1
+        if self.asker is None:
+            return end
         head.drop_all(CONTENT_LENGTH)
         head.drop_all(TRANSFER_ENCODING)
         self.asker.answer_interim(head.render(None, b"", end))
@@ -330,8 +294,11 @@ cdef class Connection(Timed):
         cdef Downstream asker = self.asker
         cdef Py_ssize_t reach = end
         self.keep = head.keep_alive
-        self.server.failures = 0
+        self.upstream.balancer.answered(self.server)
         self.server.slots[self.server.first_code_slot + head.status // 100 - 1] += 1
+        if asker is None:
+            self.leave(False)
+            return
         if asker.is_head or head.status == 204 or head.status == 304:
             self.left = 0
             self.state = LENGTH
@@ -397,13 +364,24 @@ cdef class Connection(Timed):
 
     def eof_received(self):
         # Nobody may be given a connection that is about to be lost.
-        self.expire()
+        if self.state == FREE:
+            self._forsake()
         return False
 
     def connection_lost(self, error):
         self.upstream.wheel.forget(self)
-        if self.state == FREE and self in self.server.idle:
-            self.server.idle.remove(self)
+        self.server.connections.discard(self)
+        if self.place:
+            self.place = False
+            self.server.places.give()
+        self._lost(error)
+        if self.upstream.bounded:
+            self.upstream.freed()
+
+    cdef void _lost(self, error):
+        if self.idle:
+            self.server.drop(self)
+            self.state = OVER
         elif self.state == UNTIL_CLOSE and error is None:
             self.state = OVER
             self.asker.answer_goes_on(b"", True)
@@ -431,16 +409,20 @@ cdef class Connection(Timed):
         cdef Downstream asker = self.asker
         cdef bint began = self.state != HEAD
         cdef bint fresh_try = closed and not began and self.used and self.buffer is None and self.interims == 0
+        cdef bint slot = False
         self.buffer = None
-        self.leave()
+        if fresh_try and asker is not None and asker.request_whole and asker.idempotent and not asker.replaced:
+            # The server closed a kept connection just when it was used: that is no failure of the server.
+            slot, self.slot = self.slot, False
+            self.leave(False)
+            self.upstream.again(asker, self.server, slot)
+            return
+        self.leave(False)
         if asker is None:
             return
         if began:
             asker.answer_is_cut(why)
-        elif fresh_try and asker.request_whole and asker.idempotent:
-            # The server closed a kept connection just when it was used: that is no failure of the server.
-            self.upstream._open(asker, self.server, set())
         else:
             if not fresh_try:
-                self.upstream.failed(self.server)
+                self.upstream.balancer.failed(self.server)
             asker.answer_fails(502, "the web server's answer cannot be used: " + why)

@@ -29,28 +29,31 @@ from ratelimitd.limits.inflight import InFlight
 from ratelimitd.limits.table import Table, siphash24
 from ratelimitd.overload.gate import Gate
 from ratelimitd.proxy import measures, orders
+from ratelimitd.proxy.accepting import Accepting
 from ratelimitd.proxy.admission import Admission
+from ratelimitd.proxy.backlog import Backlog
 from ratelimitd.proxy.channel import Channel
 from ratelimitd.proxy.compiling import Compiler
 from ratelimitd.proxy.deadlines import Wheel
 from ratelimitd.proxy.live import Listener, Live, Policy
-from ratelimitd.proxy.preamble import accepted
-from ratelimitd.proxy.shedding import Follower, Lag
+from ratelimitd.proxy.preamble import accepted, keep_for_gone
+from ratelimitd.proxy.shedding import Follower, Median
 from ratelimitd.proxy.ticks import Ticks
 from ratelimitd.proxy.unreached import Unreached
 from ratelimitd.segment.memory import Segment, boottime_us
 from ratelimitd.segment.shedding import ShedWords
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ratelimitd.segment.pages import Page
 
 TICK_MS: Final = 50
+CLEAR_TRIES: Final = 200
 TELL_MS: Final = 1_000
 # No limit has the id 0, so no key of a limit is this one, and `x` is that of one client's connections.
 ALL_CONNECTIONS: Final = b"\0\0t"
 MOST_DESCRIPTORS: Final = 1 << 30  # "unlimited" is a number that fits into an int
-# As large as the kernel allows: a surge waits in the queue of a socket, not in retransmitted SYNs.
-BACKLOG: Final = 65_535
 _IGNORED: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
 
 
@@ -62,14 +65,15 @@ class Worker:
         self._loop = loop
         self._ended: asyncio.Future[None] = loop.create_future()
         self._channel = Channel(control, loop, self._ordered, self._drain)
-        self._servers: list[asyncio.Server] = []
+        self._accepting = Accepting(loop, self._protocols)
         self._config: Config | None = None
         self._compiled: tuple[int, Config, Policy] | None = None
         # What is asked of a reload is done in its order: to compile takes a while, and a worker that has just
         # become ready is told to compile and to swap in one breath.
         self._reloading = asyncio.Lock()
         self._drain_by_us = 0
-        self._lag = Lag()
+        self._lag = Median()
+        self._backlog = Backlog(loop)
         self._ticks: Ticks | None = None
         self._follower: Follower
         self._tell_at_us = 0
@@ -88,7 +92,7 @@ class Worker:
             case orders.Compile():
                 self._loop.create_task(self._compile(order))
             case orders.Swap():
-                self._loop.create_task(self._swap(order))
+                self._loop.create_task(self._swap(order, fds))
             case orders.Drain():
                 self._drain()
             case orders.Stop():
@@ -100,7 +104,7 @@ class Worker:
         try:
             await self._serve(order, fds)
         except (RatelimitdError, OSError) as error:
-            self._channel.send(orders.Failed(f"cannot serve: {error}"))
+            self._channel.send(orders.Failed(f"cannot serve: {error}", order.generation))
             self._end()
             return
         self._channel.send(orders.Ready())
@@ -112,8 +116,7 @@ class Worker:
         shape = segment.table
         table = Table(segment.memory, shape.offset, shape.stripes, shape.buckets_per_stripe)
         inflight = InFlight(segment.memory, segment.inflight_offset, segment.pages, order.page)
-        if not inflight.clear(order.page):
-            raise SegmentError("the lock of what is in flight is held by a process that is stopped")
+        await _clear(inflight, order.page)
         wheel = Wheel(TICK_MS)
         gate = Gate(self._page.arrivals, int.from_bytes(os.urandom(8)))
         self._follower = Follower(ShedWords(segment.memory), gate)
@@ -126,20 +129,18 @@ class Worker:
         self._live.swap(self._compiler.compile(self._config, order.generation + 1))
         self._tick(0, 1)
         self._ticks = Ticks(self._loop, self._tick, TICK_MS)
-        for bind, fd in zip(order.listeners, fds, strict=True):
-            await self._listen(bind, socket.socket(fileno=fd))
+        await self._accepting.take(order.listeners, fds)
         # What is loaded now stays: the collector need not look at it again.
         gc.collect()
         gc.freeze()
 
-    async def _listen(self, bind: str, sock: socket.socket) -> None:
+    def _protocols(self, bind: str) -> Callable[[], asyncio.BaseProtocol]:
+        """What makes the protocol of each connection that is accepted on `bind`."""
         slots = measures.listener_slots(self._segment.registry, bind)
         listener = Listener(
             self._live, bind, slots.first_outcome, slots.active, slots.idle, slots.first_failure
         )
-        create = self._loop.create_unix_server if sock.family == socket.AF_UNIX else self._loop.create_server
-        sock.setblocking(False)
-        self._servers.append(await create(lambda: accepted(listener), sock=sock, backlog=BACKLOG))
+        return lambda: accepted(listener)
 
     def _tick(self, late_us: int, count: int) -> None:
         """Twenty times a second: deadlines, the Date of replies, what to shed, a sign of life, and how late
@@ -147,8 +148,10 @@ class Worker:
         wall_s = time.time()
         self._live.tick(f"Date: {email.utils.formatdate(wall_s, usegmt=True)}\r\n".encode("ascii"))
         now_us = boottime_us()
-        self._page.beat(now_us, self._lag.note(late_us))
+        self._lag.note(late_us)
+        self._page.beat(now_us, self._lag.value, self._backlog.least_us)
         self._follower.tick(now_us)
+        self._backlog.measure()
         self._live.wheel.advance(self._live.wheel.now + count)
         self._tell(now_us)
         if self._drain_by_us and self._is_drained():
@@ -179,18 +182,30 @@ class Worker:
             try:
                 self._compiled = await self._loop.run_in_executor(None, compiled)
             except (RatelimitdError, KeyError, ValueError) as error:
-                self._channel.send(orders.Failed(f"cannot compile the configuration: {error}"))
+                self._channel.send(
+                    orders.Failed(f"cannot compile the configuration: {error}", order.generation)
+                )
                 return
             self._channel.send(orders.Compiled(order.generation))
 
-    async def _swap(self, order: orders.Swap) -> None:
+    async def _swap(self, order: orders.Swap, fds: list[int]) -> None:
         async with self._reloading:
             if self._compiled is None or self._compiled[0] != order.generation:
-                self._channel.send(orders.Failed(f"generation {order.generation} was not compiled"))
+                self._channel.send(orders.Failed("it was not compiled", order.generation))
                 return
-            _, self._config, policy = self._compiled
+            _, config, policy = self._compiled
             self._compiled = None
+            binds = {listener.bind for listener in config.listen}
+            gone = [bind for bind in self._accepting.binds if bind not in binds]
+            keep_for_gone(policy, self._live.policy, gone)
+            self._config = config
             self._live.swap(policy)
+            if order.listeners is not None:
+                try:
+                    await self._accepting.take(order.listeners, fds)
+                except OSError as error:
+                    self._channel.send(orders.Failed(f"cannot accept: {error}", order.generation))
+                    return
             self._channel.send(orders.Swapped(order.generation))
 
     def _drain(self) -> None:
@@ -201,26 +216,29 @@ class Worker:
         if self._drain_by_us:
             return
         self._drain_by_us = boottime_us() + self._config.timeouts.drain_ms * 1000
-        # One turn of the loop later: what waits in the queues is accepted first, since closing resets it.
-        self._loop.call_later(TICK_MS / 1000, self._stop_accepting)
-
-    def _stop_accepting(self) -> None:
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
-        self._live.drain()
+        self._accepting.stop(self._live.drain)
 
     def _is_drained(self) -> bool:
         if boottime_us() > self._drain_by_us:
             return True
-        return not self._servers and not self._live.connections
+        return self._accepting.stopped and not self._live.connections
 
     def _end(self) -> None:
         if self._ticks is not None:
             self._ticks.close()
+            self._backlog.close()
             self._ticks = None
         if not self._ended.done():
             self._ended.set_result(None)
+
+
+async def _clear(inflight: InFlight, page: int) -> None:
+    """Forget what the process before held. Who has the lock may wait for a CPU, on a machine that is full."""
+    for _ in range(CLEAR_TRIES):
+        if inflight.clear(page):
+            return
+        await asyncio.sleep(TICK_MS / 1000)
+    raise SegmentError("the lock of what is in flight is held by a process that is stopped")
 
 
 def _log_bug(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

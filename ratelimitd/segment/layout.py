@@ -1,9 +1,9 @@
 """Where everything lies in the shared segment: numbers, and the arithmetic that makes them.
 
 Order in memory: header, table (stripes, then buckets), registry of limits, registry of series, what is in
-flight, pages, rings of log lines (one for each page). Each part starts on a 4 KiB boundary. Whoever changes a
-number here raises LAYOUT_VERSION: a segment of another layout is never read. The parts are sparse until they
-are written, so generous sizes cost nothing.
+flight, states of web servers, pages, rings of log lines (one for each page). Each part starts on a 4 KiB
+boundary. Whoever changes a number here raises LAYOUT_VERSION: a segment of another layout is never read. The
+parts are sparse until they are written, so generous sizes cost nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 from ratelimitd.limits.table_values import shape as table_shape
 
 MAGIC: Final = b"ratelimd"
-LAYOUT_VERSION: Final = 4
+LAYOUT_VERSION: Final = 6
 
 # Header: offsets in bytes; all words are 64 bits.
 HEADER_SIZE: Final = 4096
@@ -53,7 +53,7 @@ INFLIGHT_TABLE_SIZE: Final = 65_536 * 16
 PAGE_SIZE: Final = 64 * 1024
 PAGE_OWNER: Final = 0  # process id; 0: free
 PAGE_HEARTBEAT_US: Final = 8  # CLOCK_BOOTTIME
-PAGE_STATE: Final = 16
+PAGE_WAITING_US: Final = 16  # CPU time of what always waits in the process's loop
 PAGE_LAG_US: Final = 24  # how late the process's loop runs: the median of its last ticks
 PAGE_ARRIVALS: Final = 32  # 4 words: requests of each priority, shed ones included
 PAGE_SLOTS: Final = 64
@@ -62,6 +62,11 @@ SLOTS_PER_PAGE: Final = (PAGE_SIZE - PAGE_SLOTS) // 8
 # A ring outlives the process that writes into it: the next owner of the page goes on where it stopped.
 RING_SIZE: Final = 4 * 1024 * 1024  # a power of two: the least that bears a pause of 50 ms at full speed
 RING_STRIDE: Final = RING_SIZE + 4096
+
+# How each web server does (segment/server_state.h). A server's record has the number of the slot that counts
+# what it has in flight.
+SERVER_SIZE: Final = 64
+SERVERS_SIZE: Final = SLOTS_PER_PAGE * SERVER_SIZE
 
 BASE_PAGE: Final = 0  # counts of processes that are gone
 SUPERVISOR_PAGE: Final = 1
@@ -85,6 +90,7 @@ class Layout:
     limits: int
     series: int
     inflight: int
+    servers: int
     pages: int
     rings: int
     size: int
@@ -96,13 +102,15 @@ def layout(entries: int, pages: int) -> Layout:
     limits = _page_up(HEADER_SIZE + table.size)
     series = limits + LIMITS_SIZE
     inflight = series + SERIES_SIZE
-    first_page = inflight + INFLIGHT_HEADER_SIZE + pages * INFLIGHT_TABLE_SIZE
+    servers = inflight + INFLIGHT_HEADER_SIZE + pages * INFLIGHT_TABLE_SIZE
+    first_page = _page_up(servers + SERVERS_SIZE)
     first_ring = first_page + pages * PAGE_SIZE
     return Layout(
         TablePlace(HEADER_SIZE, table.stripes, table.buckets_per_stripe),
         limits,
         series,
         inflight,
+        servers,
         first_page,
         first_ring,
         first_ring + pages * RING_STRIDE,

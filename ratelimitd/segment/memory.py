@@ -20,6 +20,7 @@ from ratelimitd.segment import layout
 from ratelimitd.segment.pages import Page
 from ratelimitd.segment.registry import Registry
 from ratelimitd.segment.ring import Ring
+from ratelimitd.segment.servers import ServerWords
 
 _WORD: Final = struct.Struct("=Q")
 _SIGNED_WORD: Final = struct.Struct("=q")
@@ -92,6 +93,16 @@ class Segment:
     def inflight_offset(self) -> int:
         """Where the counts of what is in flight begin."""
         return self._layout.inflight
+
+    def server(self, index: int) -> ServerWords:
+        """How the web server does whose requests in flight are counted in slot `index`."""
+        if not 0 <= index < layout.SLOTS_PER_PAGE:
+            raise SegmentError(f"there is no web server {index} in the segment")
+        return ServerWords(self.memory, self._layout.servers + index * layout.SERVER_SIZE)
+
+    def server_named(self, name: tuple[str, str]) -> ServerWords:
+        """The same for a server by its upstream and URL, which must have been registered."""
+        return self.server(self.registry.series("ratelimitd_upstream_inflight", name))
 
     def page(self, index: int) -> Page:
         return Page(self.memory, self.page_offset(index))

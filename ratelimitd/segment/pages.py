@@ -44,10 +44,16 @@ class Page:
         """How late the owner's loop runs: the median of its last ticks."""
         return self._header[layout.PAGE_LAG_US // 8]
 
+    @property
+    def waiting_us(self) -> int:
+        """The CPU time that it takes to serve what always waits in the owner's loop."""
+        return self._header[layout.PAGE_WAITING_US // 8]
+
     def claim(self, pid: int) -> None:
         self._header[layout.PAGE_OWNER // 8] = pid
 
-    def beat(self, now_us: int, lag_us: int = 0) -> None:
+    def beat(self, now_us: int, lag_us: int = 0, waiting_us: int = 0) -> None:
+        self._header[layout.PAGE_WAITING_US // 8] = waiting_us
         self._header[layout.PAGE_LAG_US // 8] = lag_us
         self._header[layout.PAGE_HEARTBEAT_US // 8] = now_us
 

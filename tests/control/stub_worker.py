@@ -56,7 +56,7 @@ class StubWorker:
             case Compile(config=config, generation=generation):
                 compiled = msgspec.msgpack.decode(config, type=Config)
                 if compiled.headers.request_id == "x-refused":
-                    self.channel.send(Failed("the stub refuses this one"))
+                    self.channel.send(Failed("the stub refuses this one", generation))
                 else:
                     self.channel.send(Compiled(generation))
             case Swap(generation=generation):
@@ -70,7 +70,7 @@ class StubWorker:
         if self.options.die:
             os._exit(7)
         if self.options.fail:
-            self.channel.send(Failed(self.options.fail))
+            self.channel.send(Failed(self.options.fail, start.generation))
             return
         config = msgspec.msgpack.decode(start.config, type=Config)
         assert [listener.bind for listener in config.listen] == list(start.listeners)

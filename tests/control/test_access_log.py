@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ratelimitd.config.model import Log
-from ratelimitd.control.access_log import AccessLogWriter, Destination
+from ratelimitd.control.access_log import AccessLogWriter, Stream
 from ratelimitd.errors import StartError
 from ratelimitd.segment.ring import Ring
 from tests.servers import wait_until
@@ -47,7 +47,7 @@ def test_a_full_disk_costs_lines_that_are_counted_and_said_once(
         for count in (1, 2):
             ring.append(b"lost\n")
             wait_until(partial(has_dropped, writer, count), "counted")
-        writer.use(Destination(str(tmp_path / "log")))
+        writer.use(Stream(str(tmp_path / "log")))
         ring.append(b"kept\n")
         writer.close()
     assert (tmp_path / "log").read_text() == "kept\n"
@@ -58,7 +58,7 @@ def test_a_full_disk_costs_lines_that_are_counted_and_said_once(
 def test_after_a_torn_line_the_next_one_starts_afresh() -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    destination = Destination(f"/proc/self/fd/{writer}")
+    destination = Stream(f"/proc/self/fd/{writer}")
     destination.write(b"a line that is cut")
     destination._torn = True
     destination.write(b"the next\n")
@@ -71,7 +71,7 @@ def test_after_a_torn_line_the_next_one_starts_afresh() -> None:
 def test_a_pipe_that_nobody_reads_is_no_destination(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(StartError, match=r"cannot open .*/pipe: "):
-        Destination(str(tmp_path / "pipe"))
+        Stream(str(tmp_path / "pipe"))
 
 
 def test_a_closed_standard_output_is_said_and_never_taken_for_another_file() -> None:

@@ -194,3 +194,73 @@ def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
 def test_paths_that_cannot_be_used(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(StartError, match=message):
         UnixSocket(str(tmp_path / name), 0o666)
+
+
+# --- another set, by a reload
+
+
+def is_open(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with socket.socket() as client:
+        return client.connect_ex((host, int(port))) == 0
+
+
+def test_another_set_keeps_what_stays_and_closes_what_is_gone_in_the_end() -> None:
+    listening = Listening.open([tcp(0), tcp(0, "localhost")], workers=2)
+    kept, gone = listening.addresses()
+    before, version = dict(listening.for_worker(0)), listening.version
+    listening.use(listening.prepare([tcp(0, "127.0.0.2"), tcp(0)]))
+    after = dict(listening.for_worker(0))
+    assert list(after) == ["127.0.0.2:0", "127.0.0.1:0"]
+    assert after["127.0.0.1:0"] == before["127.0.0.1:0"]
+    assert listening.version > version
+    assert [is_open(address) for address in (*listening.addresses(), gone)] == [True] * 3
+    listening.close_removed()
+    assert (is_open(kept), is_open(gone)) == (True, False)
+    version = listening.version
+    listening.use(listening.prepare([tcp(0, "127.0.0.2"), tcp(0)]))
+    assert listening.version == version, "nothing has changed"
+    listening.close()
+
+
+def test_a_set_that_cannot_be_opened_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    unix = Listener(bind=f"unix:{path}", unix_path=str(path))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        listening = Listening.open([tcp(0)], workers=2)
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(StartError, match="the port is in use"):
+            listening.prepare([unix, tcp(other.getsockname()[1])])
+        assert not path.exists()
+        listening.prepare([unix]).close()  # refused for another reason
+        assert not path.exists()
+        assert len(os.listdir("/proc/self/fd")) == before
+        assert is_open(listening.addresses()[0])
+        listening.close()
+
+
+def test_a_port_may_go_from_one_address_to_all() -> None:
+    first = Listening.open([tcp(0)], workers=2)
+    port = port_of(first)
+    chosen = tcp(port)
+    first.close()
+    listening = Listening.open([chosen], workers=2)
+    with pytest.raises(StartError, match="the port is in use"):
+        listening.prepare([chosen, tcp(port, "0.0.0.0")])
+    listening.use(listening.prepare([tcp(port, "0.0.0.0")]))
+    listening.close_removed()
+    assert listening.addresses() == [f"0.0.0.0:{port}"]
+    assert is_open(f"127.0.0.1:{port}")
+    listening.close()
+
+
+def test_sockets_of_systemd_can_be_taken_up_and_given_back() -> None:
+    sock = socket.create_server(("127.0.0.1", 0))
+    listening = Listening.open([tcp(0)], 1, Inherited({"http": [sock]}))
+    for _ in range(2):
+        listening.use(listening.prepare([tcp(0), inherited("http")]))
+        assert listening.for_worker(0)[1] == ("systemd:http", sock.fileno())
+        listening.use(listening.prepare([tcp(0)]))
+        listening.close_removed()
+    listening.close()
+    assert sock.fileno() == -1

@@ -94,8 +94,8 @@ def test_a_new_segment_orders_nothing() -> None:
 def test_the_worker_that_is_worst_off_decides(machine: Machine) -> None:
     machine.pages[0].arrivals[0] = machine.pages[1].arrivals[3] = 500
     order = machine.look(busy=1.0, lag_ms=100, times=2)
-    assert order.level == round(0.21 * MILLION)
-    assert order.passing == (MILLION, MILLION, MILLION, round((1 - 2 * 0.21) * MILLION))
+    assert order.level == round(0.42 * MILLION)
+    assert order.passing == (MILLION, MILLION, MILLION, round((1 - 2 * 0.42) * MILLION))
     assert order.sampled_us == machine.now_us
     assert not order.is_void(machine.now_us + 1_800_000)
     assert order.is_void(machine.now_us + 1_800_001)
@@ -147,7 +147,7 @@ def test_a_surge_is_told_once_and_so_is_its_end(machine: Machine, caplog: pytest
     machine.look(busy=1.0, lag_ms=100, times=3)
     machine.look(busy=0.2, times=50)
     assert machine.events == ["shed_start", "shed_end"]
-    assert caplog.text.count("shedding starts at 21% of requests") == 1
+    assert caplog.text.count("shedding starts at 42% of requests") == 1
     assert caplog.text.count("and refused 77 in all") == 1
 
 
@@ -168,8 +168,8 @@ def test_settings_are_those_in_force(machine: Machine) -> None:
 def test_a_report_is_json_and_explains_itself(machine: Machine) -> None:
     machine.look(busy=1.0, lag_ms=100, times=2)
     shown = msgspec.json.decode(msgspec.json.encode(machine.sampler.report()))
-    assert shown["level"] == 0.21
-    assert shown["why"] == "21% of requests are shed: the workers want all of their CPU and are late"
+    assert shown["level"] == 0.42
+    assert shown["why"] == "42% of requests are shed: the workers want all of their CPU and are late"
     assert shown["samples"][-1] | {"at_us": 0} == {
         "at_us": 0,
         "span_us": EVERY_US,
@@ -177,6 +177,8 @@ def test_a_report_is_json_and_explains_itself(machine: Machine) -> None:
         "lag_us": 100_000,
         "throttled": None,
         "stall": None,
+        "ran": 1.0,
+        "queue_us": 0,
     }
     assert shown["signals"] == {
         "busy": "read",

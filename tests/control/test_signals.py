@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ratelimitd.control.signals import Quota, Stall, wanted_ns
+from ratelimitd.control.signals import CpuTime, Stall, cpu_time, throttled_us
 
 
 def write(path: Path, text: str) -> None:
@@ -17,30 +17,30 @@ def write(path: Path, text: str) -> None:
 
 
 def test_a_process_that_computes_wants_its_cpu() -> None:
-    before = wanted_ns(os.getpid())
+    before = cpu_time(os.getpid())
     start_ns = time.thread_time_ns()
     while time.thread_time_ns() - start_ns < 30_000_000:
         pass
-    after = wanted_ns(os.getpid())
+    after = cpu_time(os.getpid())
     assert before is not None
     assert after is not None
-    assert after - before > 20_000_000  # the kernel closes its books at ticks
+    assert after.ran_ns - before.ran_ns > 20_000_000  # the kernel closes its books at ticks
 
 
 @pytest.mark.parametrize("text", ["", "rubbish", "12", "12 -3 4", "12 x 4"])
 def test_what_is_no_schedstat_is_not_known(tmp_path: Path, text: str) -> None:
-    assert wanted_ns(7, tmp_path) is None
+    assert cpu_time(7, tmp_path) is None
     write(tmp_path / "7/schedstat", text)
-    assert wanted_ns(7, tmp_path) is None
+    assert cpu_time(7, tmp_path) is None
 
 
-def test_run_and_wait_are_added(tmp_path: Path) -> None:
+def test_run_and_wait_are_told_apart(tmp_path: Path) -> None:
     write(tmp_path / "7/schedstat", "1000 234 5\n")
-    assert wanted_ns(7, tmp_path) == 1234
+    assert cpu_time(7, tmp_path) == CpuTime(1000, 234)
 
 
 @pytest.mark.parametrize(
-    ("files", "membership", "throttled_us"),
+    ("files", "membership", "expected_us"),
     [
         ({}, "0::/app\n", None),
         ({"app/cpu.stat": "usage_usec 5\nthrottled_usec 70\n"}, "0::/app\n", 70),
@@ -55,10 +55,12 @@ def test_run_and_wait_are_added(tmp_path: Path) -> None:
         ({"app/cpu.stat": "throttled_usec many\n"}, "0::/app\n", None),
     ],
 )
-def test_throttling(tmp_path: Path, files: dict[str, str], membership: str, throttled_us: int | None) -> None:
+def test_throttling(tmp_path: Path, files: dict[str, str], membership: str, expected_us: int | None) -> None:
     for name, text in files.items():
-        write(tmp_path / name, text)
-    assert Quota(tmp_path, membership).throttled_us() == throttled_us
+        write(tmp_path / "cgroup" / name, text)
+    write(tmp_path / "proc/7/cgroup", membership)
+    assert throttled_us(7, tmp_path / "proc", tmp_path / "cgroup") == expected_us
+    assert throttled_us(8, tmp_path / "proc", tmp_path / "cgroup") is None
 
 
 SOME = "some avg10=1.00 avg60=0.00 avg300=0.00 total={}\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=9\n"

@@ -10,6 +10,8 @@ import pytest
 from ratelimitd.config.model import Server, Upstream
 from ratelimitd.control.upstream_states import QUIET_S, UpstreamStates
 from ratelimitd.proxy.orders import Unreached
+from ratelimitd.segment import layout
+from ratelimitd.segment.servers import ServerWords
 from tests.control.daemon import config
 
 if TYPE_CHECKING:
@@ -26,7 +28,11 @@ class Watched:
         self.config = self._config(*servers)
         self.answers: dict[tuple[str, str], int] = {}
         self.events: list[tuple[str, str]] = []
-        self.states = UpstreamStates(lambda: self.config, lambda: self.answers, self._note)
+        memory: Any = bytearray(2 * layout.SERVER_SIZE)
+        self.words = {url: ServerWords(memory, n * layout.SERVER_SIZE) for n, url in enumerate((A, B))}
+        self.states = UpstreamStates(
+            lambda: self.config, lambda: self.answers, lambda name: self.words[name[1]], self._note
+        )
 
     @staticmethod
     def _config(*servers: str) -> Config:
@@ -101,3 +107,44 @@ def test_a_server_that_a_reload_took_away_is_forgotten() -> None:
     watched.serve(A, B)
     assert watched.up() == [True, True]
     assert len(watched.events) == 1
+
+
+def test_health_checks_have_the_last_word() -> None:
+    watched = Watched(A, B)
+    watched.words[A].fell()
+    watched.states.checked(("web", A), "503 for /healthz")
+    assert watched.up() == [False, True]
+    assert watched.states.any_up()
+    watched.answers["web", A] = 5  # requests that it still had
+    (_, state), _ = watched.states.all()
+    watched.states.look(state.error_at_s + 60)
+    assert watched.up() == [False, True]
+    watched.words[B].fell()
+    watched.states.checked(("web", B), "connection refused")
+    assert not watched.states.any_up()
+    watched.words[A].rose(1)
+    watched.states.checked(("web", A), "")
+    assert watched.up() == [True, False]
+    messages = [message for _, message in watched.events]
+    assert messages[0] == (
+        f"web server {A} of upstream web fails its health checks: 503 for /healthz; "
+        "the others get its requests until it answers"
+    )
+    assert "requests get 503" in messages[1]
+    assert [event for event, _ in watched.events] == ["upstream_down", "upstream_down", "upstream_up"]
+
+
+def test_a_server_that_is_ejected_is_told_with_the_first_time_in_a_row() -> None:
+    watched = Watched(A, B)
+    words = watched.words[A].words
+    for ejections in (1, 2, 3):
+        words[2], words[3] = 10_000_000, ejections
+        watched.states.look(60.0)
+    assert watched.up() == [False, True]
+    words[2] = 0
+    (_, state), _ = watched.states.all()
+    watched.answers["web", A] = 5
+    watched.states.look(state.error_at_s + 60)
+    assert watched.up() == [True, True]
+    assert len(watched.events) == 2
+    assert "is left alone for a while: too many failures in a row (eject)" in watched.events[0][1]

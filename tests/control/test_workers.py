@@ -2,8 +2,9 @@
 
 import pytest
 
+from ratelimitd.control.life import NEXT, Life
 from ratelimitd.control.process import exit_text
-from ratelimitd.control.workers import _NEXT, Life, replacement_delay_ms
+from ratelimitd.control.workers import replacement_delay_ms
 
 
 @pytest.mark.parametrize(
@@ -15,10 +16,10 @@ def test_delay_before_a_replacement(deaths: int, delay_ms: int) -> None:
 
 
 def test_every_life_leads_to_its_end() -> None:
-    assert set(_NEXT) == set(Life)
+    assert set(NEXT) == set(Life)
     for life in Life:
-        assert life is Life.ENDED or Life.ENDED in _NEXT[life]
-    assert not _NEXT[Life.ENDED]
+        assert life is Life.ENDED or Life.ENDED in NEXT[life]
+    assert not NEXT[Life.ENDED]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Floods of connections: at the bound of all, and at the limit of descriptors, newcomers are served on.
 
-A daemon that may open few files is asked by many more clients that keep their connections. The oldest idle ones
-end for the newest, web servers are reached all the time, and afterwards the daemon rests.
+A daemon that may open few files is asked by many more clients that keep their connections. The oldest idle
+ones end for the newest, web servers are reached all the time, and afterwards the daemon rests.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
     st.builds(Start, config=st.binary(), page=st.integers(0, 99), listeners=st.lists(st.text()).map(tuple)),
     st.builds(Compile, config=st.binary(), generation=st.integers(0, 2**32)),
     st.builds(Compiled, generation=st.integers(0, 2**32)),
-    st.builds(Failed, message=st.text()),
+    st.builds(Failed, message=st.text(), generation=st.integers(0, 2**63)),
     st.just(Drain()),
     st.just(Ready()),
 )
@@ -98,7 +98,7 @@ def test_frames_cut_anywhere_are_put_together() -> None:
     async def main() -> None:
         left, right = socket.socketpair()
         receiver = End(right)
-        messages: list[Message] = [Compile(b"x" * 50, 3), Drain(), Failed("why")]
+        messages: list[Message] = [Compile(b"x" * 50, 3), Drain(), Failed("why", 3)]
         for byte in b"".join(_frame(message) for message in messages):
             left.send(bytes([byte]))
             await asyncio.sleep(0)
@@ -172,11 +172,11 @@ def test_what_was_said_before_the_end_is_heard() -> None:
     async def main() -> None:
         left, right = socket.socketpair()
         sender, receiver = End(left), End(right)
-        sender.channel.send(Failed("last words"))
+        sender.channel.send(Failed("last words", 3))
         sender.channel.close()
         receiver.channel.send(Drain())
         await receiver.until_closed()
-        assert receiver.messages == [Failed("last words")]
+        assert receiver.messages == [Failed("last words", 3)]
         receiver.channel.send(Stop())
         receiver.channel.close()
         assert receiver.closed == 1

@@ -136,6 +136,16 @@ def test_started_reloaded_stopped(site: Site) -> None:
     assert "drained" in site.machine.journal("-u", UNIT)
 
 
+def test_the_access_log_in_journald_can_be_looked_up(site: Site) -> None:
+    site.configure(rate="2/1h", more="log: {destination: journald}\n")
+    site.systemctl("start", UNIT)
+    assert [site.status() for _ in range(3)] == [200, 200, 429]
+    wait_until(lambda: site.machine.journal("-u", UNIT, "RATELIMITD_OUTCOME=limited"), "it is there")
+    (line,) = site.machine.journal("-t", "ratelimitd", "RATELIMITD_STATUS=429").splitlines()
+    assert '"outcome":"limited"' in line
+    assert len(site.machine.journal("RATELIMITD_OUTCOME=forwarded").splitlines()) == 2
+
+
 def test_a_drain_may_take_longer_than_the_unit_allows(site: Site) -> None:
     site.override("TimeoutStopSec=1s")
     site.systemctl("start", UNIT)
