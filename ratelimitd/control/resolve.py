@@ -1,4 +1,4 @@
-"""Looks up the names of the upstreams' servers once, before the daemon says that it is ready.
+"""Looks up names of web servers; `check_upstreams` all of them, before the daemon says that it is ready.
 
 A name that does not resolve is almost always a mistake in the configuration; found at start it is a message,
 found later it is an outage.
@@ -29,14 +29,26 @@ async def check_upstreams(config: Config) -> None:
             raise StartError(problem)
 
 
-async def _problem(upstream: Upstream, server: Server) -> str | None:
-    lookup = asyncio.get_running_loop().getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
+async def lookup(name: str) -> tuple[str, ...]:
+    """All addresses of `name`, the best first. OSError when there are none, or none were told in time."""
+    asked = asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
     try:
-        await asyncio.wait_for(lookup, _PATIENCE_S)
+        async with asyncio.timeout(_PATIENCE_S):
+            answers = await asked
     except TimeoutError:
-        why = f"no answer from the name server within {_PATIENCE_S} s"
-    except (socket.gaierror, UnicodeError) as error:
-        why = error.strerror.lower() if isinstance(error, socket.gaierror) and error.strerror else str(error)
+        raise OSError(0, f"no answer from the name server within {_PATIENCE_S} s") from None
+    except UnicodeError as error:
+        raise OSError(0, str(error)) from None
+    return tuple(dict.fromkeys(str(address[0]) for *_, address in answers))
+
+
+async def _problem(upstream: Upstream, server: Server) -> str | None:
+    try:
+        await lookup(server.host)
+    except OSError as error:
+        why = error.strerror or str(error)
+        if isinstance(error, socket.gaierror):
+            why = why.lower()
     else:
         return None
     return (

@@ -32,6 +32,7 @@ from ratelimitd.control.journal import Journal
 from ratelimitd.control.keyring import Keyring
 from ratelimitd.control.keytexts import Texts
 from ratelimitd.control.listening import Listening
+from ratelimitd.control.names import Names
 from ratelimitd.control.notify import Notifier
 from ratelimitd.control.pressure import Sampler
 from ratelimitd.control.reader import Reader
@@ -122,10 +123,16 @@ class Supervisor:
                 self._journal.note,
             )
             health = HealthChecks(lambda: reloader.config, segment.server_named, upstreams.checked)
+
+            def unreached(report: Unreached) -> None:
+                upstreams.take(report)
+                names.hurry()
+
             workers = Workers(
                 *(self._command, segment, count, listening, self._journal.note),
-                {Refusals: texts.take, Unreached: upstreams.take},
+                {Refusals: texts.take, Unreached: unreached},
             )
+            names = Names(lambda: reloader.config, workers.send_addresses, self._journal.note)
             census = Census(segment, table)
             access_log = self._open_access_log(segment)
             reloader = self._reloader(workers, segment, access_log, listening)
@@ -144,7 +151,8 @@ class Supervisor:
                 if await self._start(workers, count):
                     self._announce(listening, count, admin.addresses)
                     watchdog = asyncio.ensure_future(self._ping_watchdog())
-                    await self._serve(reloader, census.run(), sampler.run(), upstreams.run(), health.run())
+                    works = (census, sampler, upstreams, health, names)
+                    await self._serve(reloader, *(work.run() for work in works))
                     await self._drain(workers, listening, reloader.config.timeouts.drain_ms / 1000)
                     watchdog.cancel()
             finally:

@@ -18,6 +18,7 @@ from ratelimitd.control.process import WorkerProcess, exit_text
 from ratelimitd.errors import StartError
 from ratelimitd.limits.inflight import InFlight
 from ratelimitd.proxy.orders import (
+    Addresses,
     Compile,
     Compiled,
     Drain,
@@ -99,6 +100,7 @@ class Workers:
         self._deaths: dict[int, deque[int]] = {index: deque() for index in range(count)}
         self._in_force = self._newest = _Generation(0, b"")
         self._reload: _Reload | None = None
+        self._addresses = Addresses(())
         self._replacing = True
         self._started: asyncio.Future[None] = self._loop.create_future()
         self._all_ended = asyncio.Event()
@@ -129,6 +131,12 @@ class Workers:
         self._in_force = self._newest
         generation = self._in_force.number
         await self._reload_step(lambda worker: worker.swapped >= generation)
+
+    def send_addresses(self, addresses: Addresses) -> None:
+        """Tell every worker, and those that start later, where the servers that are given by name are."""
+        self._addresses = addresses
+        for worker in self._workers.values():
+            worker.process.send(addresses)
 
     def serving(self) -> int:
         """How many accept connections."""
@@ -199,6 +207,8 @@ class Workers:
         self._workers[index] = worker
         binds, descriptors = self._sockets_for(worker)
         process.send(Start(self._in_force.config, page_index, binds, number), descriptors)
+        if self._addresses.names:
+            process.send(self._addresses)
 
     def _sockets_for(self, worker: Worker) -> tuple[tuple[str, ...], list[int]]:
         """What it accepts on now: the listeners and their descriptors."""

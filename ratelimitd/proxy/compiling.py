@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ratelimitd.limits.inflight import InFlight
     from ratelimitd.limits.table import Table
     from ratelimitd.proxy.deadlines import Wheel
+    from ratelimitd.proxy.names import Names
     from ratelimitd.proxy.unreached import Unreached
     from ratelimitd.segment.memory import Segment
 
@@ -44,7 +45,7 @@ _CONNECTIONS: Final = b"\0\0s"
 
 class Compiler:
     """Compiles for one worker: its page of counters, its ring of log lines, its wheel, its loop, its notes of
-    servers that could not be reached."""
+    servers that could not be reached, and of where those are that have names."""
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class Compiler:
         wheel: Wheel,
         loop: asyncio.AbstractEventLoop,
         unreached: Unreached,
+        names: Names,
     ) -> None:
         self._segment = segment
         self._table = table
@@ -64,6 +66,7 @@ class Compiler:
         self._wheel = wheel
         self._loop = loop
         self._unreached = unreached
+        self._names = names
 
     def compile(self, config: model.Config, generation: int) -> Policy:
         registry = self._segment.registry
@@ -118,7 +121,7 @@ class Compiler:
             self._places(upstream.concurrency, _REQUESTS, upstream.name),
             self._wheel,
             self._loop,
-            Dialer(self._loop, config.timeouts.connect_ms, upstream.name, self._unreached),
+            Dialer(self._loop, config.timeouts.connect_ms, upstream.name, self._unreached, self._names),
             config.headers.host == "upstream",
             measures.duration_slot(self._segment.registry, upstream.name),
         )

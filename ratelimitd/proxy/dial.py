@@ -7,6 +7,7 @@ has been sent then.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ratelimitd.config.model import Server
+    from ratelimitd.proxy.names import Names
     from ratelimitd.proxy.unreached import Unreached
 
 
@@ -22,15 +24,21 @@ SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.E
 
 
 class Dialer:
-    """Connects to the servers of one upstream; what fails is noted in `unreached`."""
+    """Connects to the servers of one upstream, which `names` finds; what fails is noted in `unreached`."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, connect_ms: int, upstream: str, unreached: Unreached
+        self,
+        loop: asyncio.AbstractEventLoop,
+        connect_ms: int,
+        upstream: str,
+        unreached: Unreached,
+        names: Names,
     ) -> None:
         self._loop = loop
         self._connect_s = connect_ms / 1000
         self._upstream = upstream
         self._unreached = unreached
+        self._names = names
 
     async def __call__(
         self, server: Server, factory: Callable[[], asyncio.BaseProtocol]
@@ -40,7 +48,19 @@ class Dialer:
             async with asyncio.timeout(self._connect_s):
                 if server.unix_path:
                     return await self._loop.create_unix_connection(factory, server.unix_path)
-                return await self._loop.create_connection(factory, server.host, server.port)
+                return await self._connect(server, factory)
         except OSError as error:
             self._unreached.note(self._upstream, server.url, error)
             raise
+
+    async def _connect(
+        self, server: Server, factory: Callable[[], asyncio.BaseProtocol]
+    ) -> tuple[asyncio.BaseTransport, asyncio.BaseProtocol]:
+        """To the first address that can be reached; each gets its share of the time that is left."""
+        *others, last = self._names.in_turn(server.host)
+        until_s = self._loop.time() + self._connect_s
+        for index, address in enumerate(others):
+            with contextlib.suppress(OSError):
+                async with asyncio.timeout((until_s - self._loop.time()) / (len(others) + 1 - index)):
+                    return await self._loop.create_connection(factory, address, server.port)
+        return await self._loop.create_connection(factory, last, server.port)

@@ -34,6 +34,12 @@ class Swap(msgspec.Struct, frozen=True, tag=True):
     listeners: tuple[str, ...] | None = None
 
 
+class Addresses(msgspec.Struct, frozen=True, tag=True):
+    """Where the web servers that are given by name are now: each name with all of its addresses."""
+
+    names: tuple[tuple[str, tuple[str, ...]], ...]
+
+
 class Drain(msgspec.Struct, frozen=True, tag=True):
     """Accept nothing more, finish what is under way, then end."""
 
@@ -77,6 +83,6 @@ class Unreached(msgspec.Struct, frozen=True, tag=True):
     servers: tuple[tuple[str, str, str], ...]
 
 
-Order = Start | Compile | Swap | Drain | Stop
+Order = Start | Compile | Swap | Addresses | Drain | Stop
 Report = Ready | Compiled | Swapped | Failed | Drained | Refusals | Unreached
 Message = Order | Report

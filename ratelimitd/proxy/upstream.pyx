@@ -115,6 +115,8 @@ cdef class Connection(Kept):
         self.transport = transport
         self.write = transport.write
         self.server.connections.add(self)
+        peer = transport.get_extra_info("peername")
+        self.address = peer[0] if isinstance(peer, tuple) else None
         self.place, self.attempt.place = self.attempt.place, False
         self.attempt = None
 

@@ -36,6 +36,7 @@ from ratelimitd.proxy.channel import Channel
 from ratelimitd.proxy.compiling import Compiler
 from ratelimitd.proxy.deadlines import Wheel
 from ratelimitd.proxy.live import Listener, Live, Policy
+from ratelimitd.proxy.names import Names
 from ratelimitd.proxy.preamble import accepted, keep_for_gone
 from ratelimitd.proxy.shedding import Follower, Median
 from ratelimitd.proxy.ticks import Ticks
@@ -78,6 +79,7 @@ class Worker:
         self._follower: Follower
         self._tell_at_us = 0
         self._unreached = Unreached()
+        self._names = Names()
         self._page: Page
         self._live: Live
         self._compiler: Compiler
@@ -93,6 +95,8 @@ class Worker:
                 self._loop.create_task(self._compile(order))
             case orders.Swap():
                 self._loop.create_task(self._swap(order, fds))
+            case orders.Addresses():
+                self._names.take(order, self._live.policy if self._ticks is not None else None)
             case orders.Drain():
                 self._drain()
             case orders.Stop():
@@ -125,7 +129,9 @@ class Worker:
         most_descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         admission = Admission(inflight, total_key, wheel, min(most_descriptors, MOST_DESCRIPTORS))
         self._live = Live(wheel, admission, self._page.slots, counters, gate)
-        self._compiler = Compiler(segment, table, inflight, order.page, wheel, self._loop, self._unreached)
+        self._compiler = Compiler(
+            segment, table, inflight, order.page, wheel, self._loop, self._unreached, self._names
+        )
         self._live.swap(self._compiler.compile(self._config, order.generation + 1))
         self._tick(0, 1)
         self._ticks = Ticks(self._loop, self._tick, TICK_MS)
