@@ -49,7 +49,7 @@ def tcp_bind(text: str) -> tuple[str, int]:
         raise ValueError("has no port")
     if host in ("", "*"):
         raise ValueError(f"has no address (every one is 0.0.0.0:{port} or [::]:{port})")
-    return _host(host), _port(port, least=0)
+    return host_name(host), _port(port, least=0)
 
 
 def server(text: str) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def server(text: str) -> dict[str, Any]:
         host, port = authority.rsplit(":", 1)
     else:
         host, port = authority, "443" if tls else "80"
-    return {"url": text.removesuffix("/"), "host": _host(host), "port": _port(port, least=1), "tls": tls}
+    return {"url": text.removesuffix("/"), "host": host_name(host), "port": _port(port, least=1), "tls": tls}
 
 
 def network(text: str) -> str:
@@ -108,7 +108,7 @@ def _unix_path(path: str) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def _host(text: str) -> str:
+def host_name(text: str) -> str:
     """A name or an address, an IPv6 address without its brackets."""
     if text.startswith("[") and text.endswith("]"):
         try:

@@ -6,6 +6,7 @@ and what to do about it.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
 
 from ratelimitd.config import checks, model
@@ -14,12 +15,15 @@ from ratelimitd.errors import Problem
 
 Advice = tuple[tuple[str | int, ...], str]  # the way to a node, and the sentence
 
+EXPIRES_SOON_S = 14 * 86_400
 LIVE_SHARE = 0.6  # of the table's entries that live keys fill before others are evicted
 _CHOSEN_BY_CLIENTS = ("header:", "cookie:", "query:", "host", "path")
 
 
-def warnings(config: model.Config, root: Node) -> list[Problem]:
-    return [place_of(root, *path).problem(sentence) for rule in _RULES for path, sentence in rule(config)]
+def warnings(config: model.Config, root: Node, now_s: float) -> list[Problem]:
+    found = [advice for rule in _RULES for advice in rule(config)]
+    found += _certificates(config, now_s)
+    return [place_of(root, *path).problem(sentence) for path, sentence in found]
 
 
 def _keys_chosen_by_clients(config: model.Config) -> Iterator[Advice]:
@@ -75,6 +79,20 @@ def _header_that_nobody_may_bring(config: model.Config) -> Iterator[Advice]:
                 "proxies that bring the PROXY header there"
             )
             yield ("listen", index, "proxy_protocol"), sentence
+
+
+def _certificates(config: model.Config, now_s: float) -> Iterator[Advice]:
+    for index, listener in enumerate(config.listen):
+        for position, certificate in enumerate(listener.tls):
+            place = ("listen", index, "tls", position, "certificate")
+            left_s = certificate.expires_s - now_s
+            day = dt.datetime.fromtimestamp(certificate.expires_s, dt.UTC).date()
+            if left_s <= 0:
+                yield place, f"the certificate expired on {day}: clients refuse it. Renew it, then reload"
+            elif left_s < EXPIRES_SOON_S:
+                yield place, f"the certificate expires on {day}: renew it in time, then reload"
+            if position and not certificate.names:
+                yield place, "the certificate has no DNS name, so that no client is ever given it"
 
 
 def _routes_never_reached(config: model.Config) -> Iterator[Advice]:

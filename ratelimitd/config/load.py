@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,8 +31,9 @@ class Loaded:
     files: tuple[str, ...]
 
 
-def load_file(path: str, environ: Mapping[str, str] | None = None) -> Loaded:
-    """The configuration in `path` and what it includes; ConfigError with all problems."""
+def load_file(path: str, environ: Mapping[str, str] | None = None, now_s: float | None = None) -> Loaded:
+    """The configuration in `path` and what it includes, read in this environment at this time (those of the
+    process when they are not given); ConfigError with all problems."""
     environment = os.environ if environ is None else environ
     tree = include.read_tree(path, environment)
     problems = list(tree.problems)
@@ -45,7 +47,11 @@ def load_file(path: str, environ: Mapping[str, str] | None = None) -> Loaded:
             config = checks.complete(model.Config(**values), tree.root)
     if problems or config is None:
         raise ConfigError(in_order(problems, tree.files))
-    return Loaded(config, in_order(advice.warnings(config, tree.root), tree.files), tree.files)
+    return Loaded(
+        config,
+        in_order(advice.warnings(config, tree.root, time.time() if now_s is None else now_s), tree.files),
+        tree.files,
+    )
 
 
 def from_flags(given: Flags) -> model.Config:

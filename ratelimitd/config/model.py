@@ -76,10 +76,14 @@ class Upstream(msgspec.Struct, frozen=True):
 
 
 class Certificate(msgspec.Struct, frozen=True):
-    """Paths of a certificate chain and its key, in PEM."""
+    """Paths of a certificate chain and its key, in PEM, and what the certificate said when they were read:
+    its DNS names, its end in seconds since 1970, its SHA-256 in hex."""
 
     certificate: str
     key: str
+    names: tuple[str, ...] = ()
+    expires_s: int = 0
+    fingerprint: str = ""
 
 
 class Listener(msgspec.Struct, frozen=True):

@@ -10,6 +10,7 @@ from collections import abc as collections
 from typing import Any
 
 from ratelimitd.config import addresses, files, kinds, limits, matching, model, units
+from ratelimitd.config.certificates import CERTIFICATE
 from ratelimitd.config.lists import NetworkList
 from ratelimitd.config.reader import SPREAD, Fields, ListOf, MapOf, Section, Setting
 from ratelimitd.config.replies import REPLIES
@@ -17,14 +18,6 @@ from ratelimitd.config.upstreams import UPSTREAM
 
 MOST_WORKERS = 1_024
 _DAY_MS = 86_400_000
-
-CERTIFICATE = Section(
-    model.Certificate,
-    (
-        Setting("certificate", files.readable(), "Certificate chain in PEM.", required=True),
-        Setting("key", files.readable(), "Its private key in PEM.", required=True),
-    ),
-)
 
 LISTEN = Section(
     model.Listener,

@@ -12,10 +12,6 @@ from typing import Any
 from ratelimitd.config import model
 
 
-def _always(_: Any) -> bool:
-    return True
-
-
 def _not(default: Any) -> Callable[[Any], bool]:
     return lambda value: bool(value != default)
 
@@ -26,10 +22,7 @@ _STORE = model.StoreOptions()
 # The path of a setting (`[]`: each item of a list, `.*`: each entry of a mapping), whether a value is
 # refused, and the name of what it needs.
 UNSUPPORTED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "listen[].tls": (_always, "TLS towards clients"),
-    "upstreams.*.servers[]": (lambda server: server.tls, "https:// servers"),
     "upstreams.*.concurrency": (lambda concurrency: concurrency < 0, "adaptive concurrency"),
-    "upstreams.*.tls": (_always, "TLS towards servers"),
     "routes[].streaming": (bool, "streaming routes"),
     "store": (lambda store: store != "memory", "stores other than `memory`"),
     "store_options.deadline": (_not(_STORE.deadline_ms), _REDIS),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import abc as collections
 from typing import Any
 
-from ratelimitd.config import addresses, files, kinds, matching, model, units
+from ratelimitd.config import addresses, kinds, matching, model, units
+from ratelimitd.config.certificates import SERVER_TLS
 from ratelimitd.config.reader import SPREAD, Fields, ListOf, Section, Setting, Shorthand
 
 _DAY_MS = 86_400_000
@@ -75,22 +76,6 @@ RETRY = Fields(
             "attempts", kinds.whole(0, 10), "Further servers tried for a request.", field="retry_attempts"
         ),
         Setting("budget", kinds.share(), "Retries as a share of the requests.", field="retry_budget"),
-    ),
-)
-
-SERVER_TLS = Section(
-    model.ServerTls,
-    (
-        Setting(
-            "ca", files.readable(), "Authorities in PEM; without it the system's.", example="/etc/ssl/ca.pem"
-        ),
-        Setting("verify", kinds.truth(), "Whether the server's certificate is checked."),
-        Setting(
-            "server_name",
-            kinds.text("a host name"),
-            "The name to ask for and to check.",
-            example="web.internal",
-        ),
     ),
 )
 

@@ -6,6 +6,7 @@ was added is not told as a change of all behind it. Whoever reads the lines lear
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -22,6 +23,7 @@ _NAMES: Final[dict[type[Any], tuple[str, str]]] = {
     model.Server: ("server", "url"),
     model.Listener: ("listen", "bind"),
     model.ReplyOverride: ("reply", "status"),
+    model.Certificate: ("certificate", "certificate"),
 }
 _LONGEST_LIST: Final = 4
 # Fields that follow from another one, which is told.
@@ -157,7 +159,7 @@ def _title(name: str) -> str:
     """The setting's name: fields carry their unit."""
     if name == "rates":
         return "rate"
-    for unit in ("_ms", "_us"):
+    for unit in ("_ms", "_us", "_s"):
         name = name.removesuffix(unit)
     return name
 
@@ -166,6 +168,10 @@ def show(name: str, value: Any) -> str:
     """A value as an operator writes it."""
     if name.endswith("_ms") and isinstance(value, int):
         return units.format_duration(value)
+    if name == "expires_s":
+        return str(dt.datetime.fromtimestamp(value, dt.UTC).date())
+    if name == "fingerprint":
+        return str(value[:16])
     match value:
         case True | False:
             return str(value).lower()

@@ -12,15 +12,17 @@ import asyncio
 import dataclasses
 import random
 import re
+import ssl
 from typing import TYPE_CHECKING, Final
 
 from ratelimitd.config.units import format_duration
+from ratelimitd.errors import StartError
 from ratelimitd.proxy.balancing import host_of
+from ratelimitd.proxy.tls_context import connection_error, server_name, towards_servers
 from ratelimitd.proxy.unreached import reason
 from ratelimitd.segment.memory import boottime_us
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable
 
     from ratelimitd.config import model
@@ -48,19 +50,18 @@ class _Check:
 
 class HealthChecks:
     """The checks of the configuration in force. `words` gives a server's record in the segment; `tell` hears
-    each change, with why a server is down, or with nothing when it is up; `tls` makes contexts for https://."""
+    each change, with why a server is down, or with nothing when it is up."""
 
     def __init__(
         self,
         config: Callable[[], model.Config],
         words: Callable[[Name], ServerWords],
         tell: Verdict,
-        tls: Callable[[model.ServerTls], ssl.SSLContext] | None = None,
     ) -> None:
         self._config = config
         self._words = words
         self._tell = tell
-        self._tls = tls
+        self._contexts: dict[model.ServerTls, ssl.SSLContext] = {}
         self._tasks: dict[_Check, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
@@ -70,6 +71,7 @@ class HealthChecks:
             while True:
                 if checked is not self._config():
                     checked = self._config()
+                    self._contexts.clear()  # the files of authorities are read anew
                     self._follow(checked)
                 await asyncio.sleep(LOOK_EVERY_S)
         finally:
@@ -118,8 +120,12 @@ class HealthChecks:
         except TimeoutError as error:
             within = format_duration(check.health.timeout_ms)
             return reason(error) if error.errno else f"no answer to {check.health.path} within {within}"
+        except ssl.SSLError as error:
+            return reason(connection_error(error))
         except OSError as error:
             return reason(error)
+        except StartError as error:
+            return str(error)
         if status is None:
             return f"the answer to {check.health.path} is no HTTP"
         return "" if status in _GOOD else f"{status} for {check.health.path}"
@@ -142,10 +148,13 @@ class HealthChecks:
 
     async def _open(self, check: _Check) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         server = check.server
-        context = self._tls(check.tls) if server.tls and self._tls is not None else None
         if server.unix_path:
             return await asyncio.open_unix_connection(server.unix_path)
-        if context is None:
+        if not server.tls:
             return await asyncio.open_connection(server.host, server.port)
-        name = check.tls.server_name or server.host
+        context = self._contexts.get(check.tls)
+        if context is None:
+            context = await asyncio.to_thread(towards_servers, check.tls)
+            self._contexts[check.tls] = context
+        name = server_name(server, check.tls)
         return await asyncio.open_connection(server.host, server.port, ssl=context, server_hostname=name)

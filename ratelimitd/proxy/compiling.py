@@ -121,7 +121,7 @@ class Compiler:
             self._places(upstream.concurrency, _REQUESTS, upstream.name),
             self._wheel,
             self._loop,
-            Dialer(self._loop, config.timeouts.connect_ms, upstream.name, self._unreached, self._names),
+            Dialer(self._loop, config.timeouts.connect_ms, upstream, self._unreached, self._names),
             config.headers.host == "upstream",
             measures.duration_slot(self._segment.registry, upstream.name),
         )

@@ -1,7 +1,7 @@
-"""Opening a connection to a web server: the slow path, in time or not at all.
+"""Opening a connection to a web server, TLS handshake included: the slow path, in time or not at all.
 
-Whatever goes wrong (refused, no such name, too slow) is an OSError for the caller; nothing of the request
-has been sent then.
+Whatever goes wrong (refused, no such name, a certificate that is not trusted, too slow) is an OSError for the
+caller; nothing of the request has been sent then.
 """
 
 from __future__ import annotations
@@ -9,14 +9,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from ratelimitd.proxy.tls import TlsConnector
+from ratelimitd.proxy.tls_context import server_name, towards_servers
 
-    from ratelimitd.config.model import Server
+if TYPE_CHECKING:
+    import ssl
+
+    from ratelimitd.config.model import Server, Upstream
     from ratelimitd.proxy.names import Names
     from ratelimitd.proxy.unreached import Unreached
+
+Factory = Callable[[], asyncio.BaseProtocol]
+Opened = tuple[asyncio.BaseTransport, asyncio.BaseProtocol]
 
 
 # This machine has too little of something: no fault of the server that was to be reached.
@@ -30,7 +37,7 @@ class Dialer:
         self,
         loop: asyncio.AbstractEventLoop,
         connect_ms: int,
-        upstream: str,
+        upstream: Upstream,
         unreached: Unreached,
         names: Names,
     ) -> None:
@@ -39,23 +46,40 @@ class Dialer:
         self._upstream = upstream
         self._unreached = unreached
         self._names = names
+        self._context = towards_servers(upstream.tls) if any(s.tls for s in upstream.servers) else None
+        self._sessions: dict[str, ssl.SSLSession] = {}
 
-    async def __call__(
-        self, server: Server, factory: Callable[[], asyncio.BaseProtocol]
-    ) -> tuple[asyncio.BaseTransport, asyncio.BaseProtocol]:
+    async def __call__(self, server: Server, factory: Factory) -> Opened:
         """An open connection with the protocol of `factory`. Raises OSError, TimeoutError among them."""
         try:
             async with asyncio.timeout(self._connect_s):
-                if server.unix_path:
-                    return await self._loop.create_unix_connection(factory, server.unix_path)
-                return await self._connect(server, factory)
+                if server.tls and self._context is not None:
+                    return await self._open_tls(self._context, server, factory)
+                return await self._open(server, factory)
         except OSError as error:
-            self._unreached.note(self._upstream, server.url, error)
+            self._unreached.note(self._upstream.name, server.url, error)
             raise
 
-    async def _connect(
-        self, server: Server, factory: Callable[[], asyncio.BaseProtocol]
-    ) -> tuple[asyncio.BaseTransport, asyncio.BaseProtocol]:
+    async def _open(self, server: Server, factory: Factory) -> Opened:
+        if server.unix_path:
+            return await self._loop.create_unix_connection(factory, server.unix_path)
+        return await self._connect(server, factory)
+
+    async def _open_tls(self, context: ssl.SSLContext, server: Server, factory: Factory) -> Opened:
+        established = self._loop.create_future()
+        app = factory()
+        tls = TlsConnector(
+            context, app, server_name(server, self._upstream.tls), established, self._sessions, server.url
+        )
+        await self._open(server, lambda: tls)
+        try:
+            await established
+        except asyncio.CancelledError:
+            tls.abort()
+            raise
+        return tls, app
+
+    async def _connect(self, server: Server, factory: Factory) -> Opened:
         """To the first address that can be reached; each gets its share of the time that is left."""
         *others, last = self._names.in_turn(server.host)
         until_s = self._loop.time() + self._connect_s

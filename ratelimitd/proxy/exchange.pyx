@@ -17,7 +17,7 @@ from ratelimitd.proxy.access_log cimport (
 )
 from ratelimitd.proxy.clock cimport boottime_us, wall_us
 from ratelimitd.proxy.live cimport (
-    CLIENT_GONE, FORWARDED, SHED, TIMEOUT, UPSTREAM_ERROR, Listener, Live, Outcome, Policy,
+    CLIENT_GONE, FORWARDED, MALFORMED, SHED, TIMEOUT, UPSTREAM_ERROR, Listener, Live, Outcome, Policy,
 )
 from ratelimitd.proxy.upstream cimport Downstream
 
@@ -170,6 +170,13 @@ cdef class Exchange(Downstream):
         self.write(answer)
         self.end_request(outcome)
         self._settle(close, unreadable)
+
+    def refuse_plain(self, bytes data):
+        """Says that this port speaks TLS, to one who has sent plain HTTP; `transport` sends plainly then."""
+        self.buffer = data
+        self.started_us = boottime_us()
+        self.begin_request(self.live.policy)
+        self.reply(400, "this port speaks TLS: ask for https://", MALFORMED, None, NOTHING, True, True)
 
     cdef void begin_request(self, Policy policy):
         """From here on there is a request that will be counted; what it is, is not known yet."""

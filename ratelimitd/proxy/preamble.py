@@ -1,7 +1,8 @@
 """What a connection begins with before its first request, by the configuration in force when it is accepted.
 
 Most listeners have no preamble: their connections speak HTTP from the first byte and cost nothing here.
-Others expect a PROXY header. A reload changes what new connections begin with; the others stay.
+Others begin with a PROXY header, a TLS handshake, or both. A reload changes what new connections begin with
+and which certificates they get; those that are open stay as they are.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from typing import TYPE_CHECKING
 
 from ratelimitd.proxy.client import ClientConnection
 from ratelimitd.proxy.proxy_header import ProxyHeaderReader
+from ratelimitd.proxy.tls import TlsAcceptor
+from ratelimitd.proxy.tls_context import towards_clients
 
 if TYPE_CHECKING:
     import asyncio
+    import ssl
     from collections.abc import Iterable
 
     from ratelimitd.config import model
@@ -25,12 +29,23 @@ class Preamble:
     """What one listener's connections begin with."""
 
     proxy_protocol: bool
+    tls: ssl.SSLContext | None
+
+    def protocol(self, listener: Listener, source: str | None = None) -> asyncio.BaseProtocol:
+        """What serves a connection once its peer is known."""
+        if self.tls is None:
+            return ClientConnection(listener, source)
+        return TlsAcceptor(listener, self.tls, ClientConnection(listener, source, b"https"))
 
 
 def compile_preambles(listeners: Iterable[model.Listener]) -> dict[str, Preamble]:
     """By `bind`, those listeners that have one."""
     return {
-        listener.bind: Preamble(listener.proxy_protocol) for listener in listeners if listener.proxy_protocol
+        listener.bind: Preamble(
+            listener.proxy_protocol, towards_clients(listener.tls) if listener.tls else None
+        )
+        for listener in listeners
+        if listener.proxy_protocol or listener.tls
     }
 
 
@@ -44,4 +59,6 @@ def accepted(listener: Listener) -> asyncio.BaseProtocol:
     preamble = listener.live.policy.preambles.get(listener.bind)
     if preamble is None:
         return ClientConnection(listener)
-    return ProxyHeaderReader(listener, lambda source: ClientConnection(listener, source))
+    if preamble.proxy_protocol:
+        return ProxyHeaderReader(listener, lambda source: preamble.protocol(listener, source))
+    return preamble.protocol(listener)

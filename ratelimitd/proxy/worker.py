@@ -257,6 +257,13 @@ def _log_bug(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     print(f"worker: unexpected: {context.get('message')}: {error!r}{where}", file=sys.stderr, flush=True)
 
 
+def _log_unraisable(found: sys.UnraisableHookArgs) -> None:
+    """As above, of what C code may not raise. That a client asks TLS for a name that is no text is no mistake
+    of ours: its handshake fails, and is counted."""
+    if not (isinstance(found.exc_value, UnicodeDecodeError) and isinstance(found.object, bytes)):
+        print(f"worker: unexpected: {found.exc_value!r} in {found.object!r}", file=sys.stderr, flush=True)
+
+
 async def _run(control_fd: int, segment_fd: int) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_log_bug)
@@ -269,6 +276,7 @@ def main() -> int:
     parser.add_argument("--control", type=int, required=True)
     parser.add_argument("--segment", type=int, required=True)
     arguments = parser.parse_args()
+    sys.unraisablehook = _log_unraisable
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)

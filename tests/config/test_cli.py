@@ -113,10 +113,6 @@ UPSTREAM = ("--upstream", "http://127.0.0.1:9000")
             ("run", "--upstream", "127.0.0.1:9000"),
             "argument --upstream: '127.0.0.1:9000' begins with none of http://",
         ),
-        (
-            ("run", "--upstream", "https://a:1"),
-            "argument --upstream: 'https://a:1' needs https:// servers: not supp",
-        ),
         (("run", *UPSTREAM, "--limit", "100"), "argument --limit: '100' has no window"),
         (("run", *UPSTREAM, "--limit", "cleint=5/s"), "is no key (did you mean client?)"),
         (

@@ -18,6 +18,7 @@ from ratelimitd.config.reader import Context, Kind
 from ratelimitd.config.sections import LISTEN
 from ratelimitd.config.upstreams import UPSTREAM
 from ratelimitd.errors import ConfigError
+from tests.certificates import Authority
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -240,13 +241,13 @@ class TestNotSupportedYet:
         )
 
     def test_listeners(self, tmp_path: Path) -> None:
-        (tmp_path / "pem").write_text("")
-        files = f"{{certificate: {tmp_path}/pem, key: {tmp_path}/pem}}"
-        text = f"bind: systemd:web\nproxy_protocol: true\ntls: {files}"
-        certificate = model.Certificate(f"{tmp_path}/pem", f"{tmp_path}/pem")
-        assert self.fields(LISTEN, text) == model.Listener(
-            bind="systemd:web", systemd_name="web", proxy_protocol=True, tls=(certificate,)
+        pair = Authority(tmp_path).issue("a.example")
+        listener = self.fields(LISTEN, f"bind: systemd:web\nproxy_protocol: true\ntls: {pair.yaml}")
+        assert isinstance(listener, model.Listener)
+        assert listener == model.Listener(
+            bind="systemd:web", systemd_name="web", proxy_protocol=True, tls=listener.tls
         )
+        assert [certificate.names for certificate in listener.tls] == [("a.example",)]
 
 
 class TestWarnings:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,19 @@ from ratelimitd.config.kinds import Single
 from ratelimitd.config.reader import Context, Setting
 from ratelimitd.control.reload import NEEDS_RESTART
 from ratelimitd.errors import ConfigError
+from tests.certificates import Authority
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLE = (ROOT / "config" / "ratelimitd.yaml").read_text()
 SETTINGS = {path: (setting, struct) for path, setting, struct in schema.settings()}
+FILES = tempfile.TemporaryDirectory()
+PAIR = Authority(Path(FILES.name)).issue("a.example")
 # What the siblings of a setting must have.
 NEEDED: dict[str, Any] = {
     "upstreams": {"web": {"servers": ["http://127.0.0.1:9000"]}},
     "listen[].bind": "127.0.0.1:8080",
-    "listen[].tls[].certificate": __file__,
-    "listen[].tls[].key": __file__,
+    "listen[].tls[].certificate": str(PAIR.certificate),
+    "listen[].tls[].key": str(PAIR.key),
     "upstreams.*.servers": ["http://127.0.0.1:9000"],
     "upstreams.*.servers[].url": "http://127.0.0.1:9000",
     "upstreams.*.health.path": "/",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable
@@ -28,7 +29,7 @@ class Connection:
     """One connection from the daemon: what came over it, and how it is answered."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self.sock: Final = sock
+        self.sock = sock
         self.received: Final = bytearray()
         self.requests: Final[list[bytes]] = []  # head and, where the script reads it, body
         self._used = 0
@@ -59,6 +60,14 @@ class Connection:
         self._used += size
         self.requests[-1] += body
         return body
+
+    def take(self, size: int) -> bytes:
+        """As `read`, of what is too large to be kept."""
+        while len(self.received) < self._used + size:
+            self._receive()
+        taken = bytes(self.received[self._used : self._used + size])
+        del self.received[self._used : self._used + size]
+        return taken
 
     def read_body(self, head: bytes) -> bytes:
         length = re.search(rb"(?im)^content-length:[ \t]*(\d+)", head)
@@ -116,9 +125,12 @@ def answering_then_closing(*parts: bytes) -> Script:
 
 
 class Recording:
-    """The server; `connections` are those that came since the last `clear`."""
+    """The server; `connections` are those that came since the last `clear`. With `tls` it speaks that."""
 
-    def __init__(self, *, segment: int = 0, receive_buffer: int = 0) -> None:
+    def __init__(
+        self, *, segment: int = 0, receive_buffer: int = 0, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self.tls = tls
         self._listener = socket.create_server((LOOPBACK, 0))
         if segment:
             self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment)
@@ -155,12 +167,16 @@ class Recording:
 
     def _serve(self, connection: Connection) -> None:
         try:
+            if self.tls is not None:
+                connection.sock = self.tls.wrap_socket(connection.sock, server_side=True)
             with contextlib.suppress(Closed), connection.sock:
                 if self.greet is not None:
                     self.greet(connection)
                 while True:
                     head = connection.read_head()
                     self.script(connection, head)
+        except ssl.SSLError:
+            connection.sock.close()  # the handshake failed
         finally:
             connection.ended.set()
 

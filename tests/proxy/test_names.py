@@ -53,7 +53,7 @@ def test_addresses_are_taken_in_turn_and_those_that_are_down_passed_over() -> No
     server = model.Server(f"http://app:{port}", host="app", port=port)
 
     async def scenario(loop: asyncio.AbstractEventLoop) -> None:
-        dialer = Dialer(loop, 2000, "web", Unreached(), names)
+        dialer = Dialer(loop, 2000, model.Upstream("web", (server,)), Unreached(), names)
         with contextlib.ExitStack() as stack:
             listening(stack, port, *HOSTS)
             assert [await peer(dialer, server) for _ in range(6)] == [*HOSTS, *HOSTS]
@@ -73,7 +73,7 @@ def test_a_name_that_nobody_told_is_looked_up() -> None:
     server = model.Server(f"http://localhost:{port}", host="localhost", port=port)
 
     async def scenario(loop: asyncio.AbstractEventLoop) -> None:
-        dialer = Dialer(loop, 2000, "web", Unreached(), Names())
+        dialer = Dialer(loop, 2000, model.Upstream("web", (server,)), Unreached(), Names())
         with contextlib.ExitStack() as stack:
             listening(stack, port, "127.0.0.1")  # and not ::1, which the name also means
             assert await peer(dialer, server) == "127.0.0.1"
