@@ -6,6 +6,7 @@ from ratelimitd.http.head cimport Head
 from ratelimitd.http.matching cimport RequestText
 from ratelimitd.limits.charges cimport Client
 from ratelimitd.limits.decision cimport Decision
+from ratelimitd.proxy.admission cimport Entries
 from ratelimitd.proxy.live cimport Policy, Route
 from ratelimitd.proxy.upload cimport Upload
 
@@ -19,10 +20,9 @@ cdef class ClientConnection(Upload):
         bytes peer_text
         bytes peer_lines
         bint trusted
-        uint64_t place_key  # of the peer's connections; 0: not counted
+        Entries entries
         bint serving
 
-    cdef bint _has_place(self, Policy policy)
     cdef bint _read_request(self)
     cdef bint _refuse_large(self, Policy policy)
     cdef bint _wait_for_head(self, Policy policy)
