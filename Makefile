@@ -19,7 +19,8 @@ DESTDIR ?=
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
 UNITDIR ?= $(PREFIX)/lib/systemd/system
-INSTALL = DESTDIR="$(abspath $(DESTDIR))" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" UNITDIR="$(UNITDIR)"
+INSTALL = DESTDIR="$(abspath $(DESTDIR))" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" UNITDIR="$(UNITDIR)" \
+	PYTHON="$(if $(filter file,$(origin PYTHON)),,$(PYTHON))"
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -52,7 +53,7 @@ bench-quick: prepare-bench build-dev ## CPU per request beside nginx and HAProxy
 	$(BIN)/python -m benchmarks.quick
 	$(BIN)/python -m benchmarks.decision
 
-install: build ## the command, the systemd unit and an example configuration (DESTDIR=, PREFIX=/usr/local)
+install: build ## the command, the systemd unit and a first configuration (DESTDIR=, PREFIX=/usr/local)
 	@$(INSTALL) scripts/install-system install
 
 uninstall: ## removes what install put there, but the configuration

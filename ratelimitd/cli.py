@@ -179,21 +179,24 @@ def _flags(given: argparse.Namespace) -> Flags:
     from ratelimitd.config import addresses, flags
     from ratelimitd.config.document import quote
 
-    def read(flag: str, reader: Callable[[str], Any], text: str | None) -> Any:
+    def read(flag: str, reader: Callable[[str], Any], text: str | None, expected: str = "") -> Any:
         if text is None:
             return None
         try:
             return reader(text)
         except ValueError as error:
-            given.usage(f"argument {flag}: {quote(text)} {error}")
+            known = f"; expected {expected}" if expected else ""
+            given.usage(f"argument {flag}: {quote(text)} {error}{known}")
 
     fields = {
-        "listen": read("--listen", flags.listen, given.listen),
-        "servers": tuple(read("--upstream", flags.upstream, text) for text in given.upstream),
-        "rates": tuple(read("--limit", flags.limit, text) for text in given.limit),
+        "listen": read("--listen", flags.listen, given.listen, addresses.BIND),
+        "servers": tuple(
+            read("--upstream", flags.upstream, text, addresses.SERVER) for text in given.upstream
+        ),
+        "rates": tuple(read("--limit", flags.limit, text, flags.LIMIT) for text in given.limit),
         "store": read("--store", flags.store, given.store),
         "workers": read("--workers", flags.workers, given.workers),
-        "admin": read("--admin", addresses.tcp_bind, given.admin),
+        "admin": read("--admin", addresses.tcp_bind, given.admin, addresses.TCP_BIND),
     }
     try:
         return flags.Flags(**fields)

@@ -35,6 +35,7 @@ class Daemon(Process):
         workers: int = 1,
         port: int | None = None,
         listens_by_file: bool = False,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.port = port or free_port()
         self.admin_port = free_port()
@@ -42,7 +43,7 @@ class Daemon(Process):
         addresses = ["--admin", f"{LOOPBACK}:{self.admin_port}"]
         if not listens_by_file:
             addresses += ["--listen", f"{LOOPBACK}:{self.port}"]
-        command = [*COMMAND, "run", *addresses, "--workers", str(workers), *arguments]
+        command = [*prefix, *COMMAND, "run", *addresses, "--workers", str(workers), *arguments]
         super().__init__("ratelimitd", command, directory)
 
     @property

@@ -6,7 +6,7 @@
  * the time of an answer runs from when its request was due. Every request whose number is a multiple of
  * CRITICAL asks for /pay, the others for /feed. RATE 0 is a closed loop: each connection always has a request
  * in flight. A connection that the server closes is opened anew. Prints one line of JSON for both classes:
- * how many were due, sent, answered with 2xx and refused, how many connections broke, the waits of the 2xx in
+ * how many were due, sent, answered with 2xx, refused (4xx) and failed (5xx), how many broke, the waits of the 2xx in
  * microseconds, when the first refusal came, and the 2xx of each quarter of a second.
  */
 #define _GNU_SOURCE
@@ -32,7 +32,7 @@ typedef struct {
 } Connection;
 
 typedef struct {
-    int64_t due, sent, ok, refused, broken, first_refusal_us;
+    int64_t due, sent, ok, refused, failed, broken, first_refusal_us;
     int64_t quarters[QUARTERS];
     int64_t *waits;
 } Count;
@@ -88,6 +88,8 @@ static void count_answer(Connection *connection) {
         if (count->ok < most_waits) count->waits[count->ok] = now - connection->due_us;
         if (quarter < QUARTERS) count->quarters[quarter]++;
         count->ok++;
+    } else if (connection->data[9] == '5') {
+        count->failed++;
     } else {
         if (count->refused++ == 0) count->first_refusal_us = now - start_us;
     }
@@ -132,13 +134,22 @@ static int by_size(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+/* Of the waits of both classes. */
+static int64_t median_wait_us(void) {
+    int64_t n = 0, *all = malloc((counts[0].ok + counts[1].ok + 1) * sizeof *all);
+    for (int i = 0; i < 2; i++)
+        for (int64_t j = 0; j < counts[i].ok && j < most_waits; j++) all[n++] = counts[i].waits[j];
+    qsort(all, n, sizeof *all, by_size);
+    return n ? all[n / 2] : 0;
+}
+
 static void print_count(const char *name, Count *count, int quarters) {
     int64_t n = count->ok < most_waits ? count->ok : most_waits;
     int i;
     qsort(count->waits, n, sizeof *count->waits, by_size);
-    printf("\"%s\": {\"due\": %ld, \"sent\": %ld, \"ok\": %ld, \"refused\": %ld, \"broken\": %ld, "
+    printf("\"%s\": {\"due\": %ld, \"sent\": %ld, \"ok\": %ld, \"refused\": %ld, \"failed\": %ld, \"broken\": %ld, "
            "\"p50_us\": %ld, \"p90_us\": %ld, \"p99_us\": %ld, \"first_refusal_us\": %ld, \"quarters\": [",
-           name, count->due, count->sent, count->ok, count->refused, count->broken, n ? count->waits[n / 2] : 0,
+           name, count->due, count->sent, count->ok, count->refused, count->failed, count->broken, n ? count->waits[n / 2] : 0,
            n ? count->waits[n * 9 / 10] : 0, n ? count->waits[n * 99 / 100] : 0, count->first_refusal_us);
     for (i = 0; i < quarters; i++) printf("%s%ld", i ? ", " : "", count->quarters[i]);
     printf("]}");
@@ -186,6 +197,6 @@ int main(int argc, char **argv) {
     print_count("sheddable", &counts[0], n);
     printf(", ");
     print_count("critical", &counts[1], n);
-    printf("}\n");
+    printf(", \"p50_us\": %ld}\n", median_wait_us());
     return 0;
 }

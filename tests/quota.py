@@ -11,28 +11,25 @@ from typing import Final
 import pytest
 
 _ROOT: Final = Path("/sys/fs/cgroup")
-# Short, so that a process which is stopped by its quota is stopped for milliseconds: the lag that a test
-# looks at is to come from its load.
-_PERIOD_US: Final = 5_000
 
 
 @contextlib.contextmanager
-def part_of_a_cpu(share: float, pid: int) -> Iterator[None]:
-    """Holds `pid` to `share` of one CPU; skips the test where that cannot be done."""
+def part_of_a_cpu(share: float, pid: int, period_us: int = 100_000) -> Iterator[None]:
+    """Holds `pid` to `share` of one CPU, in the kernel's usual periods; skips where that cannot be done."""
     is_v1 = (_ROOT / "cpu/cpu.cfs_quota_us").exists()
     root = _ROOT / "cpu" if is_v1 else _ROOT
     group = root / f"ratelimitd-test-{os.getpid()}"
-    quota_us = round(share * _PERIOD_US)
+    quota_us = round(share * period_us)
     try:
         group.mkdir()
     except OSError as error:
         pytest.skip(f"cannot make a cgroup with a quota: {error}")
     try:
         if is_v1:
-            (group / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
+            (group / "cpu.cfs_period_us").write_text(str(period_us))
             (group / "cpu.cfs_quota_us").write_text(str(quota_us))
         else:
-            (group / "cpu.max").write_text(f"{quota_us} {_PERIOD_US}")
+            (group / "cpu.max").write_text(f"{quota_us} {period_us}")
         (group / "cgroup.procs").write_text(str(pid))
         yield
     except FileNotFoundError as error:

@@ -45,6 +45,8 @@ def bind(text: str) -> dict[str, Any]:
 def tcp_bind(text: str) -> tuple[str, int]:
     """Host and port to listen on; port 0 is any free one."""
     host, colon, port = text.rpartition(":")
+    if text.isdecimal():
+        raise ValueError(f"has no address (did you mean 127.0.0.1:{text}, or 0.0.0.0:{text} for everybody?)")
     if not colon or "]" in port:
         raise ValueError("has no port")
     if host in ("", "*"):
@@ -58,7 +60,8 @@ def server(text: str) -> dict[str, Any]:
         return {"url": text, "unix_path": _unix_path(text.removeprefix("unix:"))}
     scheme, mark, rest = text.partition("://")
     if not mark or scheme not in ("http", "https"):
-        raise ValueError("begins with none of http://, https:// and unix:/")
+        meant = f" (did you mean http://{text}?)" if re.fullmatch(SERVER_PATTERN, f"http://{text}") else ""
+        raise ValueError(f"begins with none of http://, https:// and unix:/{meant}")
     authority, _, path = rest.partition("/")
     if path or any(character in authority for character in "?#@"):
         raise ValueError("has more than a host and a port")

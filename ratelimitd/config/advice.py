@@ -7,6 +7,7 @@ and what to do about it.
 from __future__ import annotations
 
 import datetime as dt
+import ipaddress
 from collections.abc import Iterator
 
 from ratelimitd.config import checks, model
@@ -81,6 +82,29 @@ def _header_that_nobody_may_bring(config: model.Config) -> Iterator[Advice]:
             yield ("listen", index, "proxy_protocol"), sentence
 
 
+def _no_limit(config: model.Config) -> Iterator[Advice]:
+    if not config.limits:
+        yield (), "there are no limits: every request is forwarded. `limits` says what a client may ask for"
+
+
+def _public_admin(config: model.Config) -> Iterator[Advice]:
+    """Metrics and keys tell a good deal, and only a token keeps strangers from changes."""
+    host = config.admin.host
+    if config.admin.required and host and not _is_loopback(host):
+        sentence = (
+            f"the admin address {host} can be reached from elsewhere: metrics, keys and events are shown to "
+            "whoever connects. Bind it to 127.0.0.1, or see to it that a firewall is before it"
+        )
+        yield ("admin", "bind"), sentence
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _certificates(config: model.Config, now_s: float) -> Iterator[Advice]:
     for index, listener in enumerate(config.listen):
         for position, certificate in enumerate(listener.tls):
@@ -111,4 +135,6 @@ _RULES = (
     _small_table,
     _header_that_nobody_may_bring,
     _routes_never_reached,
+    _no_limit,
+    _public_admin,
 )

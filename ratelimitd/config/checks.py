@@ -6,6 +6,8 @@ ConfigError.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 from ratelimitd.config import model, overlap
@@ -39,8 +41,22 @@ def complete(config: model.Config, root: Node | None) -> model.Config:
     if len(concurrent) > MOST_CONCURRENT:
         message = f"more than {MOST_CONCURRENT} limits are `concurrent`: {', '.join(concurrent)}"
         problems.append(_place(root, "limits").problem(message))
+    problems += _admin_where_clients_connect(config, root)
     raise_all(problems)
     return with_routes(config)
+
+
+def _admin_where_clients_connect(config: model.Config, root: Node | None) -> Iterator[Problem]:
+    if not (config.admin.required and config.admin.port):
+        return
+    for listener in config.listen:
+        everywhere = {listener.host, config.admin.host} & {"0.0.0.0", "::"}
+        if listener.port == config.admin.port and (everywhere or listener.host == config.admin.host):
+            place = place_of(root, "admin", "bind") if root else Place("command line", 1, 1)
+            yield place.problem(
+                f"the admin address is that of the listener {listener.bind}: metrics and keys would be "
+                "public; give it a port of its own, such as 127.0.0.1:10429"
+            )
 
 
 def with_routes(config: model.Config) -> model.Config:

@@ -14,6 +14,7 @@ import msgspec
 from ratelimitd.config import addresses, checks, limits, model, units, unsupported
 from ratelimitd.config.sections import MOST_WORKERS
 
+LIMIT = "COUNT/WINDOW for each client, or PER=COUNT/WINDOW: 100/10s, global=10k/s, header:NAME=5/min"
 DEFAULT_UPSTREAM = "default"
 
 

@@ -19,6 +19,7 @@ from ratelimitd.config.reader import Context, Kind, did_you_mean, found
 
 _ANY: frozenset[plain.Type] = frozenset({"text", "whole", "decimal", "truth"})
 _TEXT: frozenset[plain.Type] = frozenset({"text"})
+TEXT_OR_WHOLE: frozenset[plain.Type] = frozenset({"text", "whole"})
 _ENVIRONMENT = {"$ref": "#/$defs/environment"}
 
 TOKEN_PATTERN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}"  # RFC 9110, section 5.6.2

@@ -20,10 +20,26 @@ PER_PATTERN = rf"client|global|host|path|method|(header|cookie|query):{kinds.TOK
 def per(text: str) -> str:
     """One part of a key; names of headers are compared in lower case."""
     if re.fullmatch(PER_PATTERN, text) is None:
-        close = difflib.get_close_matches(text[:60], ("client", "global", "host", "path", "method"), n=1)
-        raise ValueError(f"is no key{f' (did you mean {close[0]}?)' if close else ''}")
+        raise ValueError(f"is no key{_meant(text[:60])}")
     source, _, name = text.partition(":")
     return f"header:{name.lower()}" if source == "header" else text
+
+
+_WORDS = ("client", "global", "host", "path", "method")
+_ALIASES = {
+    **dict.fromkeys(("ip", "ip_address", "addr", "address", "remote_addr", "source", "user"), "client"),
+    **dict.fromkeys(("all", "everybody", "everyone", "total", "server"), "global"),
+    **dict.fromkeys(("url", "uri", "endpoint", "target"), "path"),
+    **dict.fromkeys(("domain", "hostname"), "host"),
+    **dict.fromkeys(("authorization", "user-agent"), "header:{}"),
+}
+
+
+def _meant(text: str) -> str:
+    word = text.lower()
+    close = difflib.get_close_matches(word, _WORDS, n=1)
+    alias = _ALIASES.get(word) or ("header:{}" if word.startswith("x-") else close[0] if close else "")
+    return f" (did you mean {alias.format(text)}?)" if alias else ""
 
 
 PER = kinds.text(PER_WORDS, convert=per, editors=PER_PATTERN)

@@ -7,13 +7,14 @@ reload use the same function.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from ratelimitd.config import advice, checks, flags, include, model
+from ratelimitd.config import advice, checks, flags, include, model, sections
 from ratelimitd.config.document import Mapping as MappingNode
 from ratelimitd.config.document import Node
 from ratelimitd.config.flags import Flags
@@ -52,6 +53,21 @@ def load_file(path: str, environ: Mapping[str, str] | None = None, now_s: float 
         in_order(advice.warnings(config, tree.root, time.time() if now_s is None else now_s), tree.files),
         tree.files,
     )
+
+
+def load_admin(path: str) -> model.Admin:
+    """Where the daemon of `path` is asked, whatever is wrong elsewhere: it runs with an older one.
+    ConfigError with all problems when `admin` itself cannot be read."""
+    try:
+        return load_file(path).config.admin
+    except ConfigError as error:
+        with contextlib.suppress(ConfigError):
+            tree = include.read_tree(path, os.environ)
+            node = tree.root.get("admin")
+            if node is not None:
+                found: model.Admin = sections.ADMIN.read(node, Context(os.environ).at("admin"))
+                return found
+        raise error from None
 
 
 def from_flags(given: Flags) -> model.Config:

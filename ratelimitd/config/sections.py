@@ -27,6 +27,7 @@ LISTEN = Section(
             kinds.text(
                 addresses.BIND,
                 convert=addresses.bind,
+                types=kinds.TEXT_OR_WHOLE,  # a lone port is told what it lacks
                 editors=addresses.BIND_PATTERN,
                 write=lambda fields: fields["bind"],
             ),
@@ -230,6 +231,7 @@ ADMIN = Section(
             kinds.text(
                 addresses.TCP_BIND,
                 convert=lambda text: dict(zip(("host", "port"), addresses.tcp_bind(text), strict=True)),
+                types=kinds.TEXT_OR_WHOLE,
                 editors=addresses.TCP_BIND_PATTERN,
                 write=lambda fields: f"{fields['host']}:{fields['port']}",
             ),

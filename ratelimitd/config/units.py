@@ -33,6 +33,18 @@ SHARE_PATTERN = r"[0-9]{1,3}(\.[0-9]{1,6})?%"
 _MILLISECONDS = {"ms": 1, "s": 1_000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _TIMES = {"": 1, "k": 1_000, "M": 1_000_000}
+# What others write, and what it is called here.
+_SPELLINGS = {
+    **dict.fromkeys(("millisecond", "milliseconds", "msec", "millis"), "ms"),
+    **dict.fromkeys(("S", "sec", "secs", "second", "seconds"), "s"),
+    **dict.fromkeys(("mins", "minute", "minutes"), "min"),
+    **dict.fromkeys(("H", "hr", "hrs", "hour", "hours"), "h"),
+    **dict.fromkeys(("D", "day", "days"), "d"),
+    **dict.fromkeys(("b", "bytes"), "B"),
+    **dict.fromkeys(("k", "K", "kb", "kB", "KB", "Ki", "kib"), "KiB"),
+    **dict.fromkeys(("m", "M", "mb", "MB", "Mi", "mib"), "MiB"),
+    **dict.fromkeys(("g", "G", "gb", "GB", "Gi", "gib"), "GiB"),
+}
 _NUMBER_AND_UNIT = re.compile(r"([0-9]{1,15})([A-Za-z]*)")
 
 
@@ -40,13 +52,30 @@ def _split(text: str, units: dict[str, int], noun: str) -> tuple[int, str]:
     """The number and the unit of `text`; a unit that is not one of `units` is an error."""
     found = _NUMBER_AND_UNIT.fullmatch(text)
     if found is None:
-        raise ValueError(f"is no {noun}")
+        closed_up = _NUMBER_AND_UNIT.fullmatch(text.replace(" ", ""))
+        meant = _unit_meant(closed_up[2], units) if closed_up else ""
+        raise ValueError(f"is no {noun}{_question(closed_up[1] + meant) if closed_up and meant else ''}")
     number, unit = found.groups()
     if unit not in units:
-        if not unit:
-            raise ValueError("has no unit")
-        raise ValueError(f"has the unknown unit {unit!r}")
+        raise ValueError(_wrong_unit(unit, number, units))
     return int(number), unit
+
+
+def _wrong_unit(unit: str, before: str, units: dict[str, int]) -> str:
+    """What is wrong with `unit`, and what was meant, where that can be told."""
+    meant = _unit_meant(unit, units)
+    what = f"has the unknown unit {unit!r}" if unit else "has no unit"
+    return f"{what}{_question(before + meant) if meant else ''}"
+
+
+def _unit_meant(unit: str, units: dict[str, int]) -> str:
+    """The unit of ours that somebody else writes as `unit`; seconds are what has none."""
+    meant = unit if unit in units else _SPELLINGS.get(unit, "" if unit else "s")
+    return meant if meant in units else ""
+
+
+def _question(meant: str) -> str:
+    return f" (did you mean {meant}?)"
 
 
 def duration_ms(text: str) -> int:
@@ -70,14 +99,29 @@ def count(text: str) -> int:
 def rate(text: str) -> Rate:
     amount, slash, window = text.partition("/")
     if not slash:
-        raise ValueError("has no window")
+        amount, _, window = text.replace(" per ", "/").partition("/")
+        meant = f"{amount}/{window or 's'}"
+        raise ValueError(f"has no window{_question(meant) if _is_rate(meant) else ''}")
+    if amount.endswith("r") and _is_rate(f"{amount[:-1]}/{window}"):
+        raise ValueError(f"is no rate{_question(f'{amount[:-1]}/{window}')}")
     units = count(amount)
     if not 1 <= units <= LARGEST_COUNT:
         raise ValueError(f"has a count outside of 1 to {LARGEST_COUNT}")
-    window_us = 1_000 * duration_ms(window if window[:1].isdigit() else f"1{window}")
+    unit = window.lstrip("0123456789")
+    number = window.removesuffix(unit)
+    if unit not in _MILLISECONDS and _unit_meant(unit, _MILLISECONDS):
+        raise ValueError(_wrong_unit(unit, f"{amount}/{number}", _MILLISECONDS))
+    window_us = 1_000 * duration_ms(window if number else f"1{window}")
     if not SHORTEST_WINDOW_US <= window_us <= LONGEST_WINDOW_US:
         raise ValueError("has a window outside of 1ms to 366d")
     return Rate(count=units, window_us=window_us)
+
+
+def _is_rate(text: str) -> bool:
+    try:
+        return bool(rate(text))
+    except ValueError:
+        return False
 
 
 def share(text: str) -> float:
@@ -106,9 +150,8 @@ def format_count(value: int) -> str:
 
 def format_rate(value: Rate) -> str:
     window = format_duration(value.window_us // 1_000)
-    return (
-        f"{format_count(value.count)}/{window[1:] if window in ('1ms', '1s', '1m', '1h', '1d') else window}"
-    )
+    short = {"1ms": "ms", "1s": "s", "1m": "min", "1h": "h", "1d": "d"}.get(window, window)
+    return f"{format_count(value.count)}/{short}"
 
 
 def format_share(value: float) -> str:

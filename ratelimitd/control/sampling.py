@@ -63,7 +63,8 @@ class Sampling:
         queues_us = {page.owner: _queue_us(page, past[0], now) for page in alive}
 
         def late_us(page: Page) -> int:
-            return queues_us[page.owner] if throttled[page.owner] else page.lag_us
+            queue_us = queues_us[page.owner]
+            return queue_us if throttled[page.owner] else max(page.lag_us, queue_us)
 
         worst = max(alive, key=late_us, default=None)
         return Sample(

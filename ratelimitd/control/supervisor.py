@@ -90,7 +90,7 @@ class Supervisor:
         self._config_path = config_path
         self._flags = flags
         self._command = command
-        self._status = Status(config_path=config_path or "")
+        self._status = Status(config_path=os.path.abspath(config_path) if config_path else "")
         self._journal = Journal(config.journal)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()

@@ -41,5 +41,6 @@ cdef class Limiter(Charges):
     cdef void _count_admitted(self) noexcept
     cdef void _find_tightest(self) noexcept
     cdef bytes admitted_lines(self)
+    cdef bytes retry_line(self)
     cdef bytes refused_lines(self)
     cdef int64_t retry_after(self) noexcept

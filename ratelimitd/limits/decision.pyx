@@ -216,6 +216,10 @@ cdef class Limiter(Charges):
             return 1
         return (wait_us + 999_999) // 1_000_000
 
+    cdef bytes retry_line(self):
+        """Retry-After of a refused answer: for who is banned, when that ends."""
+        return b"Retry-After: %d\r\n" % self.retry_after()
+
     cdef bytes refused_lines(self):
         """Retry-After and the two RateLimit fields of a refused answer."""
         cdef int64_t wait = self.retry_after()

@@ -4,6 +4,8 @@ from libc.stdint cimport int64_t, uint64_t
 
 cimport cython
 
+from ratelimitd.overload.shares cimport Shares
+
 
 @cython.final
 cdef class Gate:
@@ -14,12 +16,14 @@ cdef class Gate:
         int64_t passing[4]  # of a million
         uint64_t random
         int spread_s
+        Shares shares  # of the class that passes in part
+        int cut  # that class; -1: none does
 
-    cdef inline bint admits(self, int priority) noexcept:
-        """Counts a request of this priority, and says whether it passes."""
+    cdef inline bint admits(self, int priority, bytes client) noexcept:
+        """Counts a request of this priority, and says whether it passes; `client` is what its key is made of."""
         self.arrivals[priority] += 1
-        return not self.shedding or self._by_chance(priority)
+        return not self.shedding or self._passes(priority, client)
 
-    cdef bint _by_chance(self, int priority) noexcept
+    cdef bint _passes(self, int priority, bytes client) noexcept
     cdef uint64_t _draw(self) noexcept
     cdef bytes retry_after(self)

@@ -89,12 +89,15 @@ def judge(
         by = _STEP * (stalled - _OFFSET) if why is Finding.STALLED else _rise(state, late)
         return _raised(after, by, highest_class)
     if max(late, stalled) < 0.5:
-        level = 0.0 if state.level == 0 else _lowered(state, sample)
+        level = 0.0 if state.level == 0 else min(_lowered(state, sample), _rest(highest_class))
         if level == 0:
             return State(0.0, now_us, Finding.CALM)
         return State(level, now_us, Finding.CALM, full=state.full, tipped=state.tipped)
     pressed_before = state.pressed if sample.wanted > targets.busy else 0
-    return dataclasses.replace(state, believed_us=now_us, why=Finding.BETWEEN, pressed=pressed_before)
+    level = state.level if _may_go(state, highest_class) else min(state.level, _rest(highest_class))
+    return dataclasses.replace(
+        state, level=level, believed_us=now_us, why=Finding.BETWEEN, pressed=pressed_before
+    )
 
 
 def _rise(state: State, late: float) -> float:
@@ -107,12 +110,19 @@ def _rise(state: State, late: float) -> float:
 
 def _raised(state: State, by: float, highest_class: float) -> State:
     level = min(1.0, _rounded(state.level + by))
-    rest = _rounded(1.0 - highest_class)
-    held = state.held
-    most_held = _HELD_SAMPLES if highest_class >= 0.5 else _HELD_SAMPLES_OF_FEW
-    if level > rest and held < most_held:
-        level, held = rest, held + 1
-    return dataclasses.replace(state, level=level, held=held)
+    if level <= _rest(highest_class) or _may_go(state, highest_class):
+        return dataclasses.replace(state, level=level)
+    return dataclasses.replace(state, level=_rest(highest_class), held=state.held + 1)
+
+
+def _rest(highest_class: float) -> float:
+    """The level at which only the highest class is left."""
+    return _rounded(1.0 - highest_class)
+
+
+def _may_go(state: State, highest_class: float) -> bool:
+    """Whether the level has waited there long enough."""
+    return state.held >= (_HELD_SAMPLES if highest_class >= 0.5 else _HELD_SAMPLES_OF_FEW)
 
 
 def _lowered(state: State, sample: Sample) -> float:

@@ -42,10 +42,9 @@ class Sample:
     @property
     def late_us(self) -> int:
         """How late a worker is because of what waits for it. Where a quota stops it lag is the rest of a
-        pause, however little waits: there it is the queue that counts."""
-        if not self.throttled or self.queue_us is None:
-            return self.lag_us or 0
-        return self.queue_us
+        pause, however little waits: there it is the queue alone that counts."""
+        queue_us = self.queue_us or 0
+        return queue_us if self.throttled else max(self.lag_us or 0, queue_us)
 
 
 class Fault(enum.Enum):

@@ -2,7 +2,7 @@
 
 A message is a descriptor that becomes readable and waits its turn behind all sockets that are ready. The CPU
 time until it comes is what those cost, whoever else had the CPU meanwhile; while much is ready the next one
-is sent at once. The least of a quarter of a second is what always waits. Lag does not say that: a worker that
+is sent at once. The least of 0.2 s is what always waits. Lag does not say that: a worker that
 a CPU quota stops is late after each pause, and what came meanwhile is a burst. Nor does a turn of the loop:
 libuv does not end one while more than 1,024 sockets are ready.
 """
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import asyncio
 
-_TICKS: Final = 5
+_TICKS: Final = 4
 _MUCH_NS: Final = 2_000_000
 
 

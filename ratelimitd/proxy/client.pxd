@@ -7,6 +7,7 @@ from ratelimitd.http.matching cimport RequestText
 from ratelimitd.http.second_reader cimport Witness
 from ratelimitd.limits.charges cimport Client
 from ratelimitd.limits.decision cimport Decision
+from ratelimitd.proxy.admission cimport Entries
 from ratelimitd.proxy.exchange cimport Exchange
 from ratelimitd.proxy.live cimport Policy, Route
 
@@ -20,11 +21,10 @@ cdef class ClientConnection(Exchange):
         bytes peer_text
         bytes peer_lines
         bint trusted
-        uint64_t place_key  # of the peer's connections; 0: not counted
+        Entries entries
         bint serving
         Witness witness
 
-    cdef bint _has_place(self, Policy policy)
     cdef bint _read_request(self)
     cdef bint _refuse_large(self, Policy policy)
     cdef bint _wait_for_head(self, Policy policy)

@@ -16,8 +16,8 @@ from ratelimitd.http.request cimport (
     accepts_text, asks_for_upgrade, believed_values, needs_care, origin_line, request_text,
 )
 from ratelimitd.http.second_reader cimport Witness
-from ratelimitd.limits.inflight cimport ENTERED, FULL, Entered
 from ratelimitd.limits.decision cimport ADMIT, AGAIN, AMBIGUOUS, BANNED, DENY, LIMIT, Decision, Limiter
+from ratelimitd.proxy.admission cimport ROOM, TOO_MANY, Admitted
 from ratelimitd.proxy.clock cimport boottime_us
 from ratelimitd.proxy.exchange cimport (
     ANSWERING, ASKED, BODY, CLOSED, DISCARDING, HEAD, IDLE, LINGERING, MOST_PIPELINED, Exchange,
@@ -47,32 +47,27 @@ cdef class ClientConnection(Exchange):
 
     def connection_made(self, transport):
         cdef Policy policy = self.live.policy
+        cdef Admitted admitted
         self.transport = transport
         self.write = transport.write
         self.peer = self.peer or peer_of(transport)
         self.live.slots[self.listener.idle_slot] += 1
         self.live.connections.add(self)
+        self.started_us = boottime_us()
         if self.peer is None:
             self.cut()
-        elif len(self.live.connections) > policy.connections_bound:
-            self.live.slots[self.live.refused_total_slot] += 1
-            self.cut()
-        elif not self._has_place(policy):
-            self.live.slots[self.live.refused_client_slot] += 1
-            self.cut()
-        else:
+            return
+        admitted = self.live.admission.enter(
+            transport, policy.connections_bound,
+            policy.identify.peer(self.peer).place_key, policy.client_connections_bound, &self.entries,
+        )
+        if admitted == ROOM:
             self.live.wheel.set(self, policy.head_ms)
-
-    cdef bint _has_place(self, Policy policy):
-        """Whether the peer may have one connection more; who is exempt always may."""
-        cdef uint64_t key = policy.identify.peer(self.peer).place_key
-        cdef Entered entered
-        if key == 0:
-            return True
-        entered = self.live.inflight.enter(key, policy.client_connections_bound)
-        if entered == ENTERED:
-            self.place_key = key  # where the count was not free no place was taken, and none is given back
-        return entered != FULL
+        else:
+            self.live.slots[
+                self.live.refused_total_slot if admitted == TOO_MANY else self.live.refused_client_slot
+            ] += 1
+            self.cut()
 
     def connection_lost(self, error):
         if self.state == ASKED or self.state == ANSWERING or self.state == BODY:
@@ -80,8 +75,7 @@ cdef class ClientConnection(Exchange):
             self.end_request(CLIENT_GONE)
         self.state = CLOSED
         self.live.slots[self.listener.idle_slot] -= 1
-        if self.place_key:
-            self.live.inflight.leave(self.place_key)
+        self.live.admission.leave(&self.entries)
         self.live.wheel.forget(self)
         self.live.connections.discard(self)
 
@@ -258,7 +252,7 @@ cdef class ClientConnection(Exchange):
         if self.route is None:
             self.reply(404, "no route matches this request", DENIED, None, NOTHING, False, accepts_text(head))
             return False
-        if not self.live.gate.admits(self.route.priority):
+        if not self.live.gate.admits(self.route.priority, self.client.key_bytes):
             self._shed(head)
             return False
         return self._decide(head, text)
@@ -317,15 +311,14 @@ cdef class ClientConnection(Exchange):
         cdef str limit = policy.limiter.names[policy.limiter.deciding] if policy.limiter.deciding >= 0 else None
         cdef bytes added
         if decision == LIMIT:
-            added = policy.limiter.refused_lines() if policy.rate_limit_fields else (
-                b"Retry-After: %d\r\n" % policy.limiter.retry_after()
-            )
+            added = policy.limiter.refused_lines() if policy.rate_limit_fields else policy.limiter.retry_line()
             self.reply(429, "too many requests: try again after the time in Retry-After", LIMITED, limit, added,
                         False, accepts_text(head))
         elif decision == DENY:
             self.reply(403, "what a limit counts by is missing", DENIED, limit, NOTHING, False, accepts_text(head))
         elif decision == BANNED:
-            self.reply(403, "this client is banned for a while", DENIED, limit, NOTHING, False, accepts_text(head))
+            added = policy.limiter.retry_line()
+            self.reply(403, "this client is banned for a while", DENIED, limit, added, False, accepts_text(head))
         elif decision == AMBIGUOUS:
             self.reply(400, "what a limit counts by is there twice", MALFORMED, limit, NOTHING, True, False)
         else:

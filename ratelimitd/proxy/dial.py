@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ratelimitd.proxy.tls import TlsConnector
 from ratelimitd.proxy.tls_context import server_name, towards_servers
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 Factory = Callable[[], asyncio.BaseProtocol]
 Opened = tuple[asyncio.BaseTransport, asyncio.BaseProtocol]
+
+
+# This machine has too little of something: no fault of the server that was to be reached.
+SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
 
 class Dialer:

@@ -15,6 +15,10 @@ from ratelimitd.proxy.deadlines cimport Wheel
 from ratelimitd.proxy.places cimport NONE_LEFT, TAKEN, UNCOUNTED, Places, Taken
 from ratelimitd.proxy.upstream cimport Attempt, Connection, Downstream, Upstream
 
+from ratelimitd.proxy import dial as _dial
+
+cdef frozenset SHORTAGES = _dial.SHORTAGES
+
 
 cdef class Dispatcher(Upstream):
     """The servers of `balancer`, asked by the settings of an upstream. `dial(server address, protocol factory)`
@@ -218,9 +222,10 @@ cdef class Dispatcher(Upstream):
                 if connection.is_over():
                     raise OSError("it was closed before anything was asked")
                 break
-            except OSError:
+            except OSError as error:
                 server.took(-1)
-                self.balancer.failed(server)
+                if error.errno not in SHORTAGES:
+                    self.balancer.failed(server)
                 tried.add(server)
                 if attempt.place:
                     attempt.place = False

@@ -392,7 +392,13 @@ cdef class Exchange(Downstream):
         else:
             self._close()
 
+    def idle_since_us(self):
+        """When it was last used, if it is between two requests or before the first; else 0."""
+        return self.started_us if self.state == IDLE and self.at == PyBytes_GET_SIZE(self.buffer) else 0
+
     def close_if_idle(self):
-        """For a worker that drains: a connection between two requests ends."""
-        if self.state == IDLE and self.at == PyBytes_GET_SIZE(self.buffer):
+        """For a worker that drains, or is short of descriptors; whether it was idle."""
+        cdef bint idle = self.idle_since_us() > 0
+        if idle:
             self._close()
+        return idle

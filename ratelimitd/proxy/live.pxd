@@ -11,6 +11,7 @@ from ratelimitd.limits.decision cimport Limiter
 from ratelimitd.limits.inflight cimport InFlight
 from ratelimitd.limits.refusals cimport Refusals
 from ratelimitd.overload.gate cimport Gate
+from ratelimitd.proxy.admission cimport Admission
 from ratelimitd.proxy.access_log cimport AccessLog
 from ratelimitd.proxy.deadlines cimport Wheel
 from ratelimitd.proxy.upstream cimport Upstream
@@ -76,6 +77,7 @@ cdef class Live:
         readonly bint draining
         SecondReader second_reader
         InFlight inflight
+        Admission admission
         readonly Refusals refusals
         int64_t* slots
         bytes date_line

@@ -5,10 +5,10 @@ from ratelimitd.http.forwarding import Forwarding
 from ratelimitd.http.matching import Matcher
 from ratelimitd.http.replies import Replies
 from ratelimitd.limits.decision import Limiter
-from ratelimitd.limits.inflight import InFlight
 from ratelimitd.limits.refusals import Refusals
 from ratelimitd.overload.gate import Gate
 from ratelimitd.proxy.access_log import AccessLog
+from ratelimitd.proxy.admission import Admission
 from ratelimitd.proxy.deadlines import Wheel
 from ratelimitd.proxy.identity import Identify
 from ratelimitd.proxy.measures import Measures
@@ -51,7 +51,7 @@ class Policy:
 
 class Live:
     def __init__(
-        self, wheel: Wheel, inflight: InFlight, slots: memoryview, measures: Measures, gate: Gate
+        self, wheel: Wheel, admission: Admission, slots: memoryview, measures: Measures, gate: Gate
     ) -> None: ...
     @property
     def policy(self) -> Policy: ...

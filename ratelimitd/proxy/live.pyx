@@ -13,9 +13,9 @@ from ratelimitd.http.head cimport Head
 from ratelimitd.http.matching cimport Matcher
 from ratelimitd.http.second_reader cimport SecondReader
 from ratelimitd.limits.decision cimport Limiter
-from ratelimitd.limits.inflight cimport InFlight
 from ratelimitd.limits.refusals cimport Refusals
 from ratelimitd.overload.gate cimport Gate
+from ratelimitd.proxy.admission cimport Admission
 from ratelimitd.proxy.access_log cimport AccessLog
 from ratelimitd.proxy.deadlines cimport Wheel
 from ratelimitd.proxy.upstream cimport Upstream
@@ -69,11 +69,12 @@ cdef class Policy:
 cdef class Live:
     """The state of a worker. `measures` says which word of `slots` counts what."""
 
-    def __init__(self, Wheel wheel, InFlight inflight, int64_t[::1] slots, measures, Gate gate):
+    def __init__(self, Wheel wheel, Admission admission, int64_t[::1] slots, measures, Gate gate):
         self.wheel = wheel
-        self.inflight = inflight
+        self.admission = admission
+        self.inflight = admission.inflight
         self.gate = gate
-        self.connections = set()
+        self.connections = admission.connections
         self.refusals = Refusals()
         self.second_reader = SecondReader()
         self.slots = &slots[0]

@@ -12,6 +12,7 @@ import asyncio
 import email.utils
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
@@ -25,10 +26,11 @@ import uvloop
 from ratelimitd.config.model import Config
 from ratelimitd.errors import RatelimitdError, SegmentError
 from ratelimitd.limits.inflight import InFlight
-from ratelimitd.limits.table import Table
+from ratelimitd.limits.table import Table, siphash24
 from ratelimitd.overload.gate import Gate
 from ratelimitd.proxy import measures, orders
 from ratelimitd.proxy.accepting import Accepting
+from ratelimitd.proxy.admission import Admission
 from ratelimitd.proxy.backlog import Backlog
 from ratelimitd.proxy.channel import Channel
 from ratelimitd.proxy.compiling import Compiler
@@ -50,6 +52,9 @@ if TYPE_CHECKING:
 TICK_MS: Final = 50
 CLEAR_TRIES: Final = 200
 TELL_MS: Final = 1_000
+# No limit has the id 0, so no key of a limit is this one, and `x` is that of one client's connections.
+ALL_CONNECTIONS: Final = b"\0\0t"
+MOST_DESCRIPTORS: Final = 1 << 30  # "unlimited" is a number that fits into an int
 _IGNORED: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
 
 
@@ -120,7 +125,10 @@ class Worker:
         gate = Gate(self._page.arrivals, int.from_bytes(os.urandom(8)))
         self._follower = Follower(ShedWords(segment.memory), gate)
         counters = measures.measures(segment.registry)
-        self._live = Live(wheel, inflight, self._page.slots, counters, gate)
+        total_key = siphash24(ALL_CONNECTIONS, segment.secret)
+        most_descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        admission = Admission(inflight, total_key, wheel, min(most_descriptors, MOST_DESCRIPTORS))
+        self._live = Live(wheel, admission, self._page.slots, counters, gate)
         self._compiler = Compiler(
             segment, table, inflight, order.page, wheel, self._loop, self._unreached, self._names
         )

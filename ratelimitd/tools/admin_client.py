@@ -78,10 +78,11 @@ def _place_of_url(url: str) -> Place:
 
 
 def _place_of_config(path: str) -> Place:
-    """Where the daemon of this configuration is; ConfigError when it cannot be read."""
+    """Where the daemon of this configuration is, whatever else is wrong in it; ConfigError when that cannot
+    be read."""
     from ratelimitd.config import load
 
-    admin = load.load_file(path).config.admin
+    admin = load.load_admin(path)
     if admin.socket:
         return Place(admin.socket)
     token = ""

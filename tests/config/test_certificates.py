@@ -34,6 +34,7 @@ def loaded(directory: Path, tls: str, upstream: str = "", now_s: float | None = 
         f"upstreams: {{web: {{servers: [https://a.example], {upstream}}}}}\n"
         "listen:\n- bind: 127.0.0.1:8443\n  tls:\n"
         f"  - {tls}\n"
+        "limits: [{name: each, per: client, rate: 5/s}]\n"
     )
     return load.load_file(str(file), {}, now_s)
 

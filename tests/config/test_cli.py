@@ -17,7 +17,7 @@ from ratelimitd.config.flags import Flags
 
 ROOT = Path(__file__).parent.parent.parent
 CORPUS = ROOT / "tests" / "corpora" / "config"
-SMALLEST = str(CORPUS / "valid" / "smallest.yaml")
+SMALLEST = str(CORPUS / "valid" / "smallest_with_a_limit.yaml")
 MISSPELLED = str(CORPUS / "invalid" / "unknown_setting.yaml")
 
 
@@ -44,9 +44,10 @@ def test_version_imports_nothing_that_is_slow() -> None:
 
 def test_check_says_of_each_good_file_that_it_is_valid() -> None:
     example = "config/ratelimitd.yaml"
-    code, out, err = ratelimitd_says("check", SMALLEST, example)
+    start = "config/start.yaml"
+    code, out, err = ratelimitd_says("check", SMALLEST, example, start)
     assert (code, err) == (0, "")
-    assert out == f"{SMALLEST}: the configuration is valid\n{example}: the configuration is valid\n"
+    assert out == "".join(f"{file}: the configuration is valid\n" for file in (SMALLEST, example, start))
 
 
 def test_check_tells_every_problem_and_goes_on_with_the_next_file() -> None:
@@ -64,7 +65,7 @@ def test_check_warns(tmp_path: Path) -> None:
     path.write_text(Path(SMALLEST).read_text() + "clients: {deny: [0.0.0.0/0]}\n")
     code, out, err = ratelimitd_says("check", str(path))
     assert (code, out) == (0, f"{path}: the configuration is valid\n")
-    assert err.startswith(f"{path}:2:17: warning: deny holds 0.0.0.0/0: every client is refused.")
+    assert err.startswith(f"{path}:3:17: warning: deny holds 0.0.0.0/0: every client is refused.")
 
 
 def test_check_of_a_file_whose_name_is_no_text(tmp_path: Path) -> None:
@@ -113,7 +114,14 @@ UPSTREAM = ("--upstream", "http://127.0.0.1:9000")
             ("run", "--upstream", "127.0.0.1:9000"),
             "argument --upstream: '127.0.0.1:9000' begins with none of http://",
         ),
-        (("run", *UPSTREAM, "--limit", "100"), "argument --limit: '100' has no window"),
+        (
+            ("run", *UPSTREAM, "--limit", "100"),
+            "argument --limit: '100' has no window (did you mean 100/s?); expected COUNT/WINDOW for each",
+        ),
+        (
+            ("run", *UPSTREAM, "--listen", "18080"),
+            "argument --listen: '18080' has no address (did you mean 127.0.0.1:18080, or 0.0.0.0:18080 for",
+        ),
         (("run", *UPSTREAM, "--limit", "cleint=5/s"), "is no key (did you mean client?)"),
         (
             ("run", *UPSTREAM, "--limit", "5/s", "--limit", "6/s"),

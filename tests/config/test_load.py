@@ -39,8 +39,13 @@ def problems(directory: Path, text: str, environ: Mapping[str, str] | None = Non
     return [str(problem).replace(f"{directory}/", "") for problem in caught.value.problems]
 
 
+NO_LIMITS = "there are no limits: every request is forwarded"
+
+
 def warnings(directory: Path, text: str) -> list[str]:
-    return [str(problem).replace(f"{directory}/", "") for problem in load_text(directory, text).warnings]
+    """But for the one about limits: what is tried here has none."""
+    found = [str(problem).replace(f"{directory}/", "") for problem in load_text(directory, text).warnings]
+    return [warning for warning in found if NO_LIMITS not in warning]
 
 
 def test_what_is_left_out_has_the_defaults_of_the_model() -> None:
@@ -49,7 +54,8 @@ def test_what_is_left_out_has_the_defaults_of_the_model() -> None:
     route = model.Route(upstream="web")
     loaded = load.load_file(str(VALID / "smallest.yaml"))
     assert loaded.config == model.Config(upstreams=(upstream,), routes=(route,))
-    assert loaded.warnings == ()
+    (warning,) = loaded.warnings
+    assert NO_LIMITS in warning.message
     assert loaded.files == (str(VALID / "smallest.yaml"),)
 
 
@@ -209,7 +215,7 @@ class TestNotSupportedYet:
             self.fields(LIMIT, text)
         assert [(problem.line, problem.message.split(";")[0]) for problem in caught.value.problems] == [
             (2, "'b' has no rate"),
-            (3, "'5' has no window"),
+            (3, "'5' has no window (did you mean 5/s?)"),
             (4, "duplicate key 'a'"),
         ]
 
@@ -283,6 +289,13 @@ class TestWarnings:
         )
         assert warning.endswith("Set store_options.entries to 33334 or more")
         assert warnings(tmp_path, text.replace("10k", "33334")) == []
+
+    @pytest.mark.parametrize("host", ["0.0.0.0", "203.0.113.9", "gateway.example", "[::]"])
+    def test_an_admin_address_that_others_reach(self, tmp_path: Path, host: str) -> None:
+        (warning,) = warnings(tmp_path, UPSTREAMS + f'admin: {{bind: "{host}:10429"}}\n')
+        assert warning.startswith("ratelimitd.yaml:2:15: the admin address ")
+        assert warnings(tmp_path, UPSTREAMS + 'admin: {bind: "127.0.0.2:10429", socket: /run/s}\n') == []
+        assert warnings(tmp_path, UPSTREAMS + "admin: {socket: /run/s}\n") == []
 
     def test_a_route_that_is_never_reached(self, tmp_path: Path) -> None:
         text = UPSTREAMS + "routes: [{upstream: web}, {match: {path: /a}, upstream: web}]\n"

@@ -303,7 +303,7 @@ def test_a_reload_tells_what_changed_or_why_not(tmp_path: Path) -> None:
         assert (status, taken.result, taken.reason) == (200, "success", "")
         assert taken.changes == (
             "clients.deny none -> 0.0.0.0/0",
-            "limit per-key: rate 7/m -> 9/h; window changed: counts start fresh",
+            "limit per-key: rate 7/min -> 9/h; window changed: counts start fresh",
         )
         assert re.fullmatch(r".*r\.yaml:\d+:\d+: warning: deny holds 0\.0\.0\.0/0.*", taken.warnings[0])
         found.file.write_text(good.replace("rate: 7/min", "rats: 7/min"))

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.certificates import Authority
 from tests.daemon import Daemon
 from tests.proxy.recording import Connection, Recording, answer_ok, answering, values
 from tests.proxy.talking import Client, get
@@ -141,3 +143,24 @@ def test_a_reload_ends_checks_and_what_they_said(servers: tuple[Switched, Switch
             for _ in range(10):
                 assert client.ask(get()).status == 200
         assert first.served == 5
+
+
+def test_a_server_with_tls_is_checked_as_its_requests_are(tmp_path: Path) -> None:
+    authority, stranger = Authority(tmp_path), Authority(tmp_path, "stranger")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    pair = authority.issue("a.example")
+    context.load_cert_chain(pair.certificate, pair.key)
+    with Recording(tls=context) as server:
+        url = f"'https://{LOOPBACK}:{server.port}'"
+        with serving(
+            tmp_path, url, f"{HEALTH}, tls: {{ca: {authority.file}, server_name: a.example}}"
+        ) as daemon:
+            wait_until(lambda: len(server.requests) >= 3, "it is asked")
+            assert daemon.metrics().total("ratelimitd_upstream_up") == 1
+        server.clear()
+        with serving(
+            tmp_path, url, f"{HEALTH}, tls: {{ca: {stranger.file}, server_name: a.example}}"
+        ) as daemon:
+            wait_until(lambda: daemon.metrics().total("ratelimitd_upstream_up") == 0, "it counts as down")
+            assert "over TLS: certificate verify failed" in daemon.admin("/api/status")[1]
+        assert server.received == b""

@@ -49,7 +49,8 @@ class Asker:
         connection = http.client.HTTPConnection(LOOPBACK, self._port, timeout=10)
         with contextlib.closing(connection):
             connection.request(method, target, headers=headers)
-            return connection.getresponse().status
+            self.answer = connection.getresponse()
+            return self.answer.status
 
 
 def test_what_a_limit_counts_by(daemon: Daemon) -> None:
@@ -78,6 +79,7 @@ def test_what_a_limit_counts_by(daemon: Daemon) -> None:
 def test_who_is_refused_too_often_is_denied_for_a_while(daemon: Daemon) -> None:
     ask = Asker(daemon)
     assert [ask("/strict") for _ in range(7)] == [200, 200, 429, 429, 429, 403, 403]
+    assert 3_590 <= int(ask.answer.headers["Retry-After"]) <= 3_600, "what is left of the ban"
     assert ask("/strict", client="192.0.2.2") == 200
     metrics = daemon.settled_metrics()
     assert metrics.total("ratelimitd_requests_total", outcome="denied") == 2

@@ -21,6 +21,35 @@ def new_gate(seed: int = 1) -> tuple[Gate, memoryview]:
     return Gate(arrivals, seed), arrivals
 
 
+def clients(number: int) -> list[bytes]:
+    return [b"c192.0.2.%d" % n for n in range(number)]
+
+
+def test_of_the_class_at_the_cut_who_uses_most_goes_first() -> None:
+    """Twenty that ask once in a turn, and one that asks for as much as they all do: half of it passes."""
+    gate, _ = new_gate(seed=7)
+    light, heavy = clients(21)[:20], clients(21)[20]
+    refused = {True: 0, False: 0}
+    for turn in range(100):
+        gate.set((MILLION, MILLION, 750_000, 0), 0)
+        for client in light:
+            refused[False] += not gate.ask(2, client) and turn > 20
+            refused[True] += not gate.ask(2, heavy) and turn > 20
+            assert gate.ask(1, heavy)
+            assert not gate.ask(3, client)
+    assert refused[False] == 0
+    assert 0.4 < refused[True] / (79 * 20) < 0.6
+
+
+def test_a_new_surge_begins_with_nobody_known() -> None:
+    gate, _ = new_gate(seed=7)
+    heavy = clients(1)[0]
+    for passing in (250_000, MILLION, 500_000):
+        gate.set((MILLION, MILLION, MILLION, passing), 0)
+        passed = sum(gate.ask(3, heavy) for _ in range(10_000))
+        assert abs(passed / 10_000 - passing / MILLION) < 0.03
+
+
 @settings(max_examples=30)
 @given(passing=SHARES, seed=st.integers(0, 2**64 - 1), priority=st.integers(0, 3))
 def test_each_priority_passes_with_its_share(

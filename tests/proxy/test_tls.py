@@ -11,6 +11,7 @@ import os
 import socket
 import ssl
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tests.daemon import Daemon
 from tests.http.test_proxy_protocol import PROXY, TCP6, v2
 from tests.proxy.recording import OK, Closed, Connection, Recording, values
 from tests.proxy.talking import Client, get, post
+from tests.proxy.test_client import SYSTEM_BUFFERS, resident_kib
 from tests.proxy.tls_talking import Bytes, TlsClient, send_cut, trusting
 from tests.servers import LOOPBACK, free_port, wait_until
 
@@ -371,3 +373,68 @@ def test_a_body_of_64_mib_goes_through_both_ways(terminating: Terminating, upstr
     for _ in range(64):
         expected.update(block)
     assert seen.digest() == expected.digest()
+
+
+def test_a_client_that_does_not_read_stops_the_web_server(
+    terminating: Terminating, upstream: Recording
+) -> None:
+    (worker,) = terminating.daemon.workers()
+    blocked = threading.Event()
+    sent = 0
+
+    def flood(connection: Connection, head: bytes) -> None:  # noqa: ARG001
+        nonlocal sent
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (150 * MIB))
+        connection.sock.settimeout(0.3)
+        block = bytes(MIB)
+        with contextlib.suppress(TimeoutError):
+            while sent < 150 * MIB:
+                sent += connection.sock.send(block)
+        blocked.set()
+        connection.sock.settimeout(10)
+        while sent < 150 * MIB:
+            part = block[: 150 * MIB - sent]
+            connection.send(part)
+            sent += len(part)
+
+    upstream.script = flood
+    before = resident_kib(worker)
+    with terminating.client() as client:
+        client.send(get())
+        assert blocked.wait(10)
+        assert sent < SYSTEM_BUFFERS
+        assert resident_kib(worker) - before < 2_048
+        assert client.head().status == 200
+        for _ in range(150):
+            assert client.take(MIB) == bytes(MIB)
+
+
+def test_a_web_server_that_does_not_read_stops_the_client(
+    terminating: Terminating, upstream: Recording
+) -> None:
+    (worker,) = terminating.daemon.workers()
+    go = threading.Event()
+
+    def late(connection: Connection, head: bytes) -> None:  # noqa: ARG001
+        assert go.wait(10)
+        for _ in range(150):
+            connection.take(MIB)
+        connection.send(OK)
+
+    upstream.script = late
+    before = resident_kib(worker)
+    sent, body = 0, bytes(MIB)
+    with terminating.client() as client:
+        client.send(get("/", f"Content-Length: {150 * MIB}", method="POST"))
+        client.sock.settimeout(0.3)
+        # What a TLS socket could not send whole it must be given again.
+        with contextlib.suppress(TimeoutError):
+            while sent < 150 * MIB:
+                sent += client.sock.send(body[:16_384])
+        assert sent < SYSTEM_BUFFERS
+        assert resident_kib(worker) - before < 2_048
+        client.sock.settimeout(10)
+        go.set()
+        while sent < 150 * MIB:
+            sent += client.sock.send(body[: min(16_384, 150 * MIB - sent)])
+        assert client.answer().status == 200

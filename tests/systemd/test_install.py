@@ -29,8 +29,10 @@ def test_the_tree(installed: Path) -> None:
         *(f"{documents}/{name}" for name in ("README.md", "LICENSE", "CHANGELOG.md")),
         *(f"{documents}/{name}" for name in ("ratelimitd.yaml", "ratelimitd.socket")),
     }
+    first = (trees.ROOT / "config/start.yaml").read_text()
+    assert (installed / trees.EXAMPLE).read_text() == first.replace("/usr/local", trees.PREFIX)
     example = (trees.ROOT / "config/ratelimitd.yaml").read_bytes()
-    assert (installed / trees.EXAMPLE).read_bytes() == example
+    assert (installed / documents / "ratelimitd.yaml").read_bytes() == example
 
 
 def test_where_it_was_staged_is_written_into_no_file(installed: Path) -> None:
@@ -84,6 +86,28 @@ def test_a_path_that_cannot_be_written_into_a_unit_is_refused(setting: str, tmp_
     assert done.returncode == 1
     assert done.stderr.startswith("A path ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_python_that_the_build_was_not_made_with_is_refused(tmp_path: Path) -> None:
+    other = tmp_path / "python3"
+    other.write_text("#!/bin/sh\necho /elsewhere/python3\n")
+    other.chmod(0o755)
+    paths = {
+        "DESTDIR": str(tmp_path / "staged"),
+        "PREFIX": "/usr",
+        "SYSCONFDIR": "/etc",
+        "UNITDIR": "/usr/lib",
+    }
+    done = subprocess.run(
+        [str(trees.ROOT / "scripts/install-system"), "install"],
+        env=paths | {"PYTHON": str(other), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"Type: make clean, then make install PYTHON={other}\n" in done.stderr
+    assert not (tmp_path / "staged").exists()
 
 
 @pytest.mark.slow

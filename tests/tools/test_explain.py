@@ -128,7 +128,7 @@ def test_what_a_limit_counts_and_why(config: Config) -> None:
     assert found["skipped"].why == "header:x-skip is missing, and missing is skip"
     assert found["insists"].why == "path is /login, not /pay"
     stands_in = limits(explain(config, Question("GET /", "203.0.113.5")))["keyed"]
-    assert (stands_in.key, stands_in.rates, stands_in.override) == ("203.0.113.5", ("900/m",), False)
+    assert (stands_in.key, stands_in.rates, stands_in.override) == ("203.0.113.5", ("900/min",), False)
     assert stands_in.why.endswith("header:x-key is missing: the client stands in")
 
 

@@ -173,6 +173,13 @@ def test_the_ways_to_find_the_daemon(site: Site) -> None:
     assert (code, "needs `Authorization: Bearer TOKEN`" in err) == (1, True)
     assert ratelimitd("reload", "--admin", url, "--token-file", str(site.token))[0] == 0
     assert ratelimitd("reload", "-c", str(site.file))[0] == 0
+    site.file.write_text(site.file.read_text() + "limts: []\n")
+    code, out, _ = ratelimitd("status", "-c", str(site.file))
+    assert (code, f"configuration  {site.file}" in out) == (0, True), (
+        "a mistake elsewhere is none of its business"
+    )
+    site.file.write_text("admin: [\n")
+    assert ratelimitd("status", "-c", str(site.file))[0] == 1
     assert ratelimitd("status", "--admin", "https://a:1")[0] == 2
     assert ratelimitd("status", "--socket", "a", "--admin", url)[0] == 2
     assert ratelimitd("reload", "--admin", url, "--token-file", "/nonexistent")[0] == 1

@@ -1,0 +1,148 @@
+"""Floods of connections: at the bound of all, and at the limit of descriptors, newcomers are served on.
+
+A daemon that may open few files is asked by many more clients that keep their connections. The oldest idle
+ones end for the newest, web servers are reached all the time, and afterwards the daemon rests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.daemon import Daemon
+from tests.servers import LOOPBACK, Nginx, wait_until
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+FILES = 256
+FILE = """
+upstreams: {web: {servers: ["%s"]}}
+bounds: {connections: %d, connections_per_client: 10000}
+log: {access: none}
+"""
+
+
+@contextlib.contextmanager
+def running(
+    directory: Path, nginx: Nginx, *, connections: int, workers: int, files: int = 0
+) -> Iterator[Daemon]:
+    directory.mkdir(exist_ok=True)
+    file = directory / "ratelimitd.yaml"
+    file.write_text(FILE % (nginx.url, connections))
+    prefix = ("prlimit", f"--nofile={files}:{files}") if files else ()
+    daemon = Daemon(directory, ["-c", str(file)], workers=workers, prefix=prefix)
+    try:
+        daemon.wait_ready()
+        yield daemon
+        daemon.finish()
+    finally:
+        daemon.stop()
+
+
+def connect(daemon: Daemon) -> socket.socket:
+    return socket.create_connection((LOOPBACK, daemon.port), timeout=10)
+
+
+def answer(sock: socket.socket) -> bytes:
+    """What comes for one request; empty when the connection is ended."""
+    data = b""
+    with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+        sock.sendall(REQUEST)
+        while not data.endswith(b"server"):
+            part = sock.recv(65536)
+            if not part:
+                break
+            data += part
+    return data
+
+
+def is_open(sock: socket.socket) -> bool:
+    return answer(sock).startswith(b"HTTP/1.1 200")
+
+
+def cpu_s(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+
+
+def assert_rests(daemon: Daemon) -> None:
+    """No worker spins: in half a second it needs little CPU."""
+    before = [cpu_s(pid) for pid in daemon.workers()]
+    began_s = time.monotonic()
+    wait_until(lambda: time.monotonic() > began_s + 0.5, "half a second passes")
+    spent = [cpu_s(pid) - was for pid, was in zip(daemon.workers(), before, strict=True)]
+    assert max(spent) < 0.2
+
+
+def test_at_the_limit_of_descriptors_the_oldest_idle_connections_end(tmp_path: Path, nginx: Nginx) -> None:
+    with (
+        contextlib.ExitStack() as stack,
+        running(tmp_path / "d", nginx, connections=10_000, workers=1, files=FILES) as daemon,
+    ):
+        socks: list[socket.socket] = []
+        for _ in range(4 * FILES):
+            socks.append(stack.enter_context(connect(daemon)))
+            assert answer(socks[-1]).startswith(b"HTTP/1.1 200"), f"connection {len(socks)} is served"
+        assert not is_open(socks[0])
+        assert not is_open(socks[10])
+        assert all(is_open(sock) for sock in socks[-100:])
+        assert_rests(daemon)
+        metrics = daemon.metrics()
+        assert metrics.total("ratelimitd_connections_refused_total") == 0
+        assert metrics.total("ratelimitd_worker_restarts_total") == 0
+
+
+def test_a_flood_of_silent_connections_keeps_nobody_out(tmp_path: Path, nginx: Nginx) -> None:
+    """All at once, faster than they are taken: those that are dropped are dropped, and clients are served."""
+    with (
+        contextlib.ExitStack() as stack,
+        running(tmp_path / "d", nginx, connections=10_000, workers=1, files=FILES) as daemon,
+    ):
+        for _ in range(6 * FILES):
+            stack.enter_context(connect(daemon))
+
+        def is_served() -> bool:
+            with connect(daemon) as sock:
+                return is_open(sock)
+
+        wait_until(is_served, "a client is served beside them")
+        assert sum(is_served() for _ in range(50)) >= 49
+        assert_rests(daemon)
+        assert daemon.metrics().total("ratelimitd_worker_restarts_total") == 0
+        assert "unexpected" not in daemon.stderr
+
+
+def test_connections_are_bounded_over_all_workers(tmp_path: Path, nginx: Nginx) -> None:
+    with (
+        contextlib.ExitStack() as stack,
+        running(tmp_path / "d", nginx, connections=40, workers=2) as daemon,
+    ):
+        socks = [stack.enter_context(connect(daemon)) for _ in range(60)]
+        assert sum(is_open(sock) for sock in socks) == 40
+        refused = daemon.metrics().total("ratelimitd_connections_refused_total", reason="total")
+        assert refused == 20
+        stack.pop_all().close()
+        wait_until(lambda: daemon.metrics().total("ratelimitd_connections") == 0, "they are gone")
+        with connect(daemon) as sock:
+            assert is_open(sock)
+
+
+def test_a_killed_worker_gives_its_places_back(tmp_path: Path, nginx: Nginx) -> None:
+    with (
+        contextlib.ExitStack() as stack,
+        running(tmp_path / "d", nginx, connections=20, workers=2) as daemon,
+    ):
+        for _ in range(20):
+            stack.enter_context(connect(daemon))
+        for pid in daemon.workers():
+            os.kill(pid, signal.SIGKILL)
+
+        def is_served() -> bool:
+            with contextlib.suppress(OSError), connect(daemon) as sock:
+                return is_open(sock)
+            return False
+
+        wait_until(is_served, "the new workers have room", 30.0)
