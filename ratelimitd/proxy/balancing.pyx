@@ -86,7 +86,12 @@ cdef class Server:
     cdef Kept pop(self):
         """The connection that was used last, of those that are idle. There is one."""
         cdef Kept connection = self.newest
-        self.drop(connection)
+        self.newest = connection._older
+        if self.newest is not None:
+            self.newest._newer = None
+            connection._older = None
+        connection.idle = False
+        self.idle_count -= 1
         return connection
 
     cdef void drop(self, Kept connection):

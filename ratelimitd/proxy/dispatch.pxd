@@ -11,6 +11,7 @@ cdef class Dispatcher(Upstream):
     cdef:
         object loop
         object dial
+        Server lone  # when there is nothing to choose and nothing is bounded
         Places places  # of requests; None: no bound
         Waiting waiting  # None: there is always room
         RetryBudget budget  # None: there is no other server to try

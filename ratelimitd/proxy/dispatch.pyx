@@ -39,12 +39,17 @@ cdef class Dispatcher(Upstream):
             self.bounded = True
             ticks = 0 if config.queue_wait_ms == 0 else max(1, config.queue_wait_ms // wheel.tick_ms)
             self.waiting = Waiting(config.queue_size, ticks)
+        elif len(balancer.servers) == 1:
+            self.lone = balancer.servers[0]
 
     cdef void send(self, Downstream asker):
-        cdef Server server
+        cdef Server server = self.lone
+        asker.replaced = False
+        if server is not None and server.newest is not None and not server.state.down:
+            (<Connection>server.pop()).begin(asker)
+            return
         if self.budget is not None:
             self.budget.note(self.wheel.now)
-        asker.replaced = False
         if self.waiting is not None and self.waiting.count:
             self._wait(asker)
             self.freed()

@@ -77,6 +77,7 @@ cdef class Connection(Kept):
         bint in_work  # the server has a request, whether or not somebody waits for the answer
         bint slot  # that request holds a place of the upstream's concurrency
         bint place  # this connection holds one of the server's
+        bint unwritten  # a kept connection that was found reset when it was used
         bint retired  # it serves nobody after the one who has it now
         readonly str address  # of the other end
         uint64_t idle_until  # tick

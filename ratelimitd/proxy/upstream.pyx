@@ -142,6 +142,8 @@ cdef class Connection(Kept):
             line, _, rest = request.partition(b"\n")
             request = b"%b\n%b%b" % (line, self.server.host_line, rest)
         self.write(request)
+        if self.used and not asker.idempotent:
+            self.unwritten = self.transport.is_closing()  # written at once, or as here not a byte of it
         if self.full:
             asker.upstream_is_full(True)  # since the request before, perhaps: it is told when that changes
 
@@ -413,7 +415,10 @@ cdef class Connection(Kept):
         cdef bint fresh_try = closed and not began and self.used and self.buffer is None and self.interims == 0
         cdef bint slot = False
         self.buffer = None
-        if fresh_try and asker is not None and asker.request_whole and asker.idempotent and not asker.replaced:
+        if (
+            fresh_try and asker is not None and asker.request_whole and not asker.replaced
+            and (asker.idempotent or self.unwritten)
+        ):
             # The server closed a kept connection just when it was used: that is no failure of the server.
             slot, self.slot = self.slot, False
             self.leave(False)

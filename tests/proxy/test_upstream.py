@@ -4,6 +4,8 @@ again. No client ever gets a byte that was meant for another."""
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 import threading
 import time
@@ -357,6 +359,36 @@ def test_what_cannot_be_repeated_is_502(daemon: Daemon, upstream: Recording, met
         assert (answer.status, answer.closes) == (502, False)
         assert client.ask(get("/3")).status == 200
     assert not any(b" /2 " in request for request in upstream.requests)
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+def test_what_was_not_written_at_all_is_sent_on_a_new_connection(
+    daemon: Daemon, upstream: Recording, method: str
+) -> None:
+    """The worker stands still while a request comes in and then the kept connection is reset: it reads the
+    request first, and writes to a connection that is none any more."""
+    (worker,) = daemon.workers()
+    go = threading.Event()
+
+    def script(connection: Connection, head: bytes) -> None:
+        answer_ok(connection, head)
+        if head.startswith(b"GET"):
+            assert go.wait(10)
+            connection.reset()
+
+    upstream.script = script
+    with Client(daemon.port) as client:
+        assert client.ask(get("/1")).status == 200
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            client.send(get("/2", "Content-Length: 5", method=method) + b"hello")
+            go.set()
+            assert upstream.connections[0].ended.wait(10)
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        assert client.answer().status == 200
+    assert len(upstream.connections) == 2
+    assert upstream.connections[1].received.endswith(b"\r\n\r\nhello")
 
 
 def test_a_body_that_was_read_whole_is_repeated(daemon: Daemon, upstream: Recording) -> None:
