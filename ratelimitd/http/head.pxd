@@ -65,6 +65,7 @@ cdef class Head:
         bint closes  # a Connection field says `close`, whatever else it says
         bint expects_continue
         bint upgrades
+        bint has_te
         bint is_head
         bint underscores  # one of the names holds a `_`
         int host  # index of the field, -1: none

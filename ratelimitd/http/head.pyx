@@ -29,14 +29,6 @@ scan_prepare()
 # A Connection field that names more is an attack on the time it takes to look them up.
 cdef int MOST_CONNECTION_OPTIONS = 32
 
-# llhttp's methods (RFC 9110, IANA's registry and what is in use); CONNECT is refused by `proxy/client`.
-METHODS = frozenset(
-    b"DELETE GET HEAD POST PUT CONNECT OPTIONS TRACE COPY LOCK MKCOL MOVE PROPFIND PROPPATCH SEARCH UNLOCK BIND "
-    b"REBIND UNBIND ACL REPORT MKACTIVITY CHECKOUT MERGE M-SEARCH NOTIFY SUBSCRIBE UNSUBSCRIBE PATCH PURGE "
-    b"MKCALENDAR LINK UNLINK SOURCE QUERY".split()
-)
-
-
 # Names we know, by length; looked through only where the length fits.
 cdef struct Known:
     size_t length
@@ -248,7 +240,7 @@ cdef class Head:
         cdef Field* field
         cdef int i, status = 0
         self.content_length = -1
-        self.chunked = self.expects_continue = self.upgrades = False
+        self.chunked = self.expects_continue = self.upgrades = self.has_te = False
         self.keep_alive = self.minor == 1
         self.closes = False
         self.host = -1
@@ -273,6 +265,9 @@ cdef class Head:
                 status = self._connection(field, is_request)
             elif KEEP_ALIVE <= field.name <= HTTP2_SETTINGS:
                 field.drop = 1
+                self.has_te |= field.name == TE
+            elif field.name == EXPECT and self.minor == 0:
+                field.drop = 1  # to be ignored (RFC 9110, 10.1.1)
             elif field.name == EXPECT:
                 self.expects_continue = True  # whatever it is, the server must see it before the body
             elif field.name == ALIAS and is_request:

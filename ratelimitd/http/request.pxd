@@ -6,6 +6,7 @@ from ratelimitd.http.matching cimport RequestText
 
 cdef bint asks_for_upgrade(Head head)
 cdef bint tells_rate_limit(Head head) noexcept
+cdef bint takes_trailers(Head head)
 cdef bint accepts_text(Head head)
 cdef bint needs_care(Head head) noexcept
 cdef bytes origin_target(Head head)

@@ -42,6 +42,16 @@ cdef bint tells_rate_limit(Head head) noexcept:
     return False
 
 
+cdef bint takes_trailers(Head head):
+    """Whether the client reads trailers of an answer (RFC 9110, 10.1.4)."""
+    cdef int at = head.find(b"te") if head.has_te and head.minor == 1 else -1
+    while at >= 0:
+        if b"trailers" in [coding.strip(b" \t") for coding in head.value(at).lower().split(b",")]:
+            return True
+        at = head.find_next(b"te", at)
+    return False
+
+
 cdef bint accepts_text(Head head):
     cdef int at = head.find(b"accept")
     return at >= 0 and wants_text(head.value(at))

@@ -28,7 +28,7 @@ cdef class ClientConnection(Upload):
     cdef bint _wait_for_head(self, Policy policy)
     cdef void _take_head(self, Head head)
     cdef bint _is_served(self, Head head, bytes method)
-    cdef bint _is_read_alike(self, Head head)
+    cdef bint _is_read_alike(self, Head head, bytes method)
     cdef bint _admit(self, Head head, bytes method)
     cdef void _shed(self, Head head)
     cdef Route _route(self, Policy policy, RequestText text)

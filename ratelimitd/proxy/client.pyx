@@ -14,6 +14,7 @@ from ratelimitd.http.head cimport Head
 from ratelimitd.http.matching cimport RequestText
 from ratelimitd.http.request cimport (
     accepts_text, asks_for_upgrade, believed_values, needs_care, origin_line, request_text,
+    takes_trailers,
 )
 from ratelimitd.http.request_body cimport RequestBody
 from ratelimitd.limits.decision cimport ADMIT, AGAIN, AMBIGUOUS, BANNED, DENY, LIMIT, Decision, Limiter
@@ -26,13 +27,14 @@ from ratelimitd.proxy.live cimport CLIENT_GONE, DENIED, LIMITED, MALFORMED, SHED
 from ratelimitd.proxy.upload cimport BODY_TOO_LARGE, Upload
 
 from ratelimitd.errors import ClientFault
-from ratelimitd.http import head as _head
+from ratelimitd.http import methods as _methods
 from ratelimitd.limits import values
 from ratelimitd.proxy.identity import peer_of
 
 # Sent twice, they do what they do once (RFC 9110, 9.2.2); TRACE is of no use here.
 cdef frozenset IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
-cdef frozenset METHODS = _head.METHODS
+cdef frozenset METHODS = _methods.METHODS
+cdef frozenset UNKNOWN_TO_LLHTTP = _methods.UNKNOWN_TO_LLHTTP
 cdef bytes NOTHING = b""
 
 
@@ -211,7 +213,7 @@ cdef class ClientConnection(Upload):
             self.refuse(405, "this is no forward proxy: CONNECT is not served")
         elif asks_for_upgrade(head):
             self.refuse(501, "protocol upgrades are not served by this version")
-        elif not self._is_read_alike(head):
+        elif not self._is_read_alike(head, method):
             self.refuse(400, "the request can be read in more than one way")
         else:
             if self.body_left:
@@ -219,13 +221,16 @@ cdef class ClientConnection(Upload):
             return True
         return False
 
-    cdef bint _is_read_alike(self, Head head):
+    cdef bint _is_read_alike(self, Head head, bytes method):
         """Whether the second reader reads this request as we do."""
         cdef bytes data = self.buffer
+        cdef bytes line = None
         cdef Py_ssize_t start = head.start, end = head.end
-        if head.upgrades:
-            # An offer that we decline; llhttp would leave all that follows, the body too, to what is offered.
-            data = head.render(None, NOTHING, end)
+        if not self.idempotent and method in UNKNOWN_TO_LLHTTP:
+            line = b"POST" + data[head.method_end : head.fields_start]  # which is framed in the same way
+        if head.upgrades or line is not None:
+            # Of an offer to upgrade, llhttp would leave all that follows, the body too, to what is offered.
+            data = head.render(line, NOTHING, end)
             start, end = 0, PyBytes_GET_SIZE(data)
         return self.live.second_reader.agrees(data, start, end, self.body_left > 0, self.keep_alive)
 
@@ -352,6 +357,8 @@ cdef class ClientConnection(Upload):
             head, self.peer_lines, self.peer_text, self.scheme, self.trusted)
         if policy.log is not None:
             self.request_id = policy.forwarding.id
+        if head.has_te and takes_trailers(head):
+            lines += b"TE: trailers\r\nConnection: TE\r\n"
         self.prepare_choice(head, self.client)
         self.hostless = head.host < 0 or self.route.upstream.replaces_host
         if self.hostless and head.host >= 0:

@@ -84,8 +84,8 @@ cdef class Exchange(Downstream):
         self.write(answer)
         if whole:
             self._answered()
-        elif self.route.streaming:
-            self.live.wheel.clear(self)
+        elif self.route.streaming and not self.write_paused:
+            self.live.wheel.clear(self)  # it may idle
         else:
             self.moved = 0
             self.live.wheel.set(self, self.policy.body_ms)
@@ -135,11 +135,16 @@ cdef class Exchange(Downstream):
         self.write_paused = True
         if self.connection is not None:
             self.connection.pause(True)
+            if self.state == ANSWERING and self.route.streaming:
+                self.moved = 0
+                self.live.wheel.set(self, self.policy.body_ms)  # what idles now is the client
 
     def resume_writing(self):
         self.write_paused = False
         if self.connection is not None:
             self.connection.pause(False)
+            if self.state == ANSWERING and self.route.streaming:
+                self.live.wheel.clear(self)
         self.serve()
 
     # --- replies of our own, and what follows a request -------------------------------------------------

@@ -14,8 +14,8 @@ from ratelimitd.config import model, units
 from ratelimitd.control.difference import match_text
 from ratelimitd.control.keytexts import parts_of, shown
 from ratelimitd.errors import ClientFault, RatelimitdError
-from ratelimitd.http.head import METHODS
 from ratelimitd.http.matching import Matcher
+from ratelimitd.http.methods import METHODS
 from ratelimitd.http.request import believed_values, read_request
 from ratelimitd.limits import values
 from ratelimitd.limits.keys import address

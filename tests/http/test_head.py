@@ -15,8 +15,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from ratelimitd.errors import ClientFault, UpstreamFault
-from ratelimitd.http.head import METHODS
 from ratelimitd.http.message import RequestHead
+from ratelimitd.http.methods import METHODS, UNKNOWN_TO_LLHTTP
 from ratelimitd.http.values import head_end, read_request, read_response
 from tests.http import corpus
 
@@ -187,11 +187,20 @@ def test_framing_and_identity_cannot_be_named_away(name: bytes) -> None:
     assert name in [name for name, _ in head.forwarded]
 
 
-@pytest.mark.parametrize("method", sorted(METHODS - {b"CONNECT"}))
+@pytest.mark.parametrize("method", sorted(METHODS - UNKNOWN_TO_LLHTTP - {b"CONNECT"}))
 def test_every_known_method_is_known_to_both_readers(method: bytes) -> None:
     data = method + PLAIN[3:]
     assert read(data).method == method
     assert llhttp_reads(data) == (True, 0)
+
+
+@pytest.mark.parametrize("method", sorted(UNKNOWN_TO_LLHTTP))
+def test_methods_that_only_we_know(method: bytes) -> None:
+    """The day llhttp learns one, it needs no other method put in its place."""
+    data = method + PLAIN[3:]
+    assert read(data).method == method
+    with pytest.raises(httptools.HttpParserInvalidMethodError):
+        llhttp_reads(data)
 
 
 def llhttp_reads(data: bytes) -> tuple[bool, int]:

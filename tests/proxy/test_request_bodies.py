@@ -284,3 +284,48 @@ def test_a_chunked_upload_with_an_expectation(daemon: Daemon, upstream: Recordin
         assert client.ask(upload(b"", "Expect: 100-continue")).status == 100
         assert client.ask(chunked(b"hello")).status == 200
     assert content(upstream.requests[0]) == b"hello"
+
+
+# --- around bodies
+
+
+def test_methods_that_llhttp_does_not_know(daemon: Daemon, upstream: Recording) -> None:
+    with Client(daemon.port) as client:
+        for body in (b"", b"hello"):
+            assert client.ask(post(body).replace(b"POST", b"VERSION-CONTROL")).status == 200
+        assert client.ask(upload(chunked(b"hello")).replace(b"POST", b"UPDATE")).status == 200
+        assert client.ask(get("/x", "Connection: Upgrade", "Upgrade: h2c", method="LABEL")).status == 200
+        assert client.ask(get("/x", method="PRI")).status == 501
+    assert [request.partition(b" ")[0] for request in upstream.requests] == [
+        b"VERSION-CONTROL", b"VERSION-CONTROL", b"UPDATE", b"LABEL"
+    ]  # fmt: skip
+    assert content(upstream.requests[1]) == content(upstream.requests[2]) == b"hello"
+
+
+def test_http_1_0_expects_nothing(daemon: Daemon, upstream: Recording) -> None:
+    with Client(daemon.port) as client:
+        request = get("/", "Content-Length: 5", "Expect: 100-continue", method="POST", version="1.0")
+        assert client.ask(request + b"hello").status == 200
+    assert values(upstream.requests[0], "expect") == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "sent"),
+    [
+        (["TE: trailers"], ["trailers"]),
+        (["TE: gzip", "TE: x , TRAILERS"], ["trailers"]),
+        (["TE: gzip"], []),
+        (["TE: nottrailers"], []),
+        ([], []),
+    ],
+)
+def test_whether_trailers_are_read_is_said(
+    daemon: Daemon, upstream: Recording, lines: list[str], sent: list[str]
+) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Sum: 1\r\n\r\n"
+    upstream.script = answering(answer)
+    with Client(daemon.port) as client:
+        client.send(get("/", *lines))
+        client.head()
+        assert client.take_until(b"\r\n\r\n") == b"0\r\nX-Sum: 1\r\n\r\n"
+    assert values(upstream.requests[0], "te") == sent

@@ -17,6 +17,9 @@ workers: 1
 upstreams: {web: {servers: [{url}], keepalive_idle: 300ms}}
 timeouts: {head: 300ms, body: 400ms, idle: 500ms, response: 300ms}
 bounds: {buffer: 64KiB}
+routes:
+  - {match: {path: /streaming}, upstream: web, streaming: true}
+  - {upstream: web}
 """
 
 pytestmark = pytest.mark.timing
@@ -142,10 +145,38 @@ def test_an_answer_that_stalls_is_cut(daemon: Daemon, upstream: Recording) -> No
             assert client.rest() == b"hello"
 
 
-def test_a_client_that_takes_nothing_is_cut(daemon: Daemon, upstream: Recording) -> None:
+def test_an_answer_of_a_streaming_route_may_idle(daemon: Daemon, upstream: Recording) -> None:
+    def script(connection: Connection, head: bytes) -> None:
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello")
+        if b"/streaming " in head:
+            threading.Event().wait(1.2)
+            connection.send(b"world")
+        else:
+            connection.wait_closed()
+
+    upstream.script = script
+    with Client(daemon.port) as client:
+        assert client.ask(get("/streaming")).body == b"helloworld"
+        client.send(get("/other"))
+        assert client.head().status == 200
+        with Between(0.3, 1.2):
+            assert client.rest() == b"hello"
+
+
+def test_slow_chunks_are_408(daemon: Daemon, upstream: Recording) -> None:
+    with Client(daemon.port) as client, Between(0.4, 1.2):
+        client.send(get("/", "Transfer-Encoding: chunked", method="POST") + b"5\r\nhel")
+        answer = client.answer()
+        assert (answer.status, answer.closes) == (408, True)
+    assert upstream.connections[0].ended.wait(5)
+    assert upstream.received.endswith(b"\r\n\r\n3\r\nhel\r\n")
+
+
+@pytest.mark.parametrize("target", ["/", "/streaming"])
+def test_a_client_that_takes_nothing_is_cut(daemon: Daemon, upstream: Recording, target: str) -> None:
     upstream.script = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 20000000\r\n\r\n", bytes(20_000_000))
     with Client(daemon.port, receive_buffer=4_096) as client:
-        client.send(get("/", "Connection: close"))
+        client.send(get(target, "Connection: close"))
         assert upstream.wait_requests(1)
         assert upstream.connections[0].ended.wait(5)
 

@@ -3,11 +3,16 @@ answer arrives. A short rest is read and the connection goes on; with a long one
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from random import Random
+
 import pytest
 
 from tests.daemon import Daemon
-from tests.proxy.recording import Recording
-from tests.proxy.talking import Client, get, post
+from tests.proxy.recording import OK, Connection, Recording, answering
+from tests.proxy.talking import Answer, Client, get, post
 
 CONFIG = """
 workers: 1
@@ -15,6 +20,7 @@ upstreams: {web: {servers: [{url}], keepalive_idle: 1m}}
 bounds: {body: 8MiB}
 limits:
   - {name: none, per: "header:X-Api-Key", missing: deny, rate: 1/1d, match: {path: /refused}}
+  - {name: once, per: global, rate: 1/1d, match: {path: /limited}}
 """
 
 SMUGGLED = get("/smuggled") * 3
@@ -101,3 +107,97 @@ def test_a_body_that_does_not_come_ends_the_connection(daemon: Daemon, upstream:
         assert (answer.status, answer.closes) == (403, False)
         assert client.is_closed()  # after a second
     assert upstream.received == b""
+
+
+# --- all kinds of bodies, refused for all kinds of reasons
+
+
+def chunks(random: Random, size: int) -> bytes:
+    body = b""
+    while size > 0:
+        n = random.randint(1, size)
+        extension = random.choice([b"", b"", b";a=b", b';a="\\""'])
+        body += b"%x%b\r\n%b\r\n" % (n, extension, (SMUGGLED * (n // len(SMUGGLED) + 1))[:n])
+        size -= n
+    return body + b"0\r\n" + random.choice([b"", b"X: GET /smuggled HTTP/1.1\r\n"]) + b"\r\n"
+
+
+def refused_at_random(random: Random) -> bytes:
+    """A request that is answered with 429, 403 or 413 before its body is read."""
+    target, lines = random.choice(
+        [("/limited", []), ("/refused", []), ("/limited", ["Expect: 100-continue"])]
+    )
+    size = random.choice([1, 10, 300, 3_000, 30_000, 65_536, 70_000, 200_000])
+    kind = random.choice(["length", "chunked", "chunked", "too-large", "broken"])
+    body = (SMUGGLED * (size // len(SMUGGLED) + 1))[:size]
+    if kind == "length":
+        return post(body, *lines, target=target)
+    if kind == "too-large":
+        return get(target, "Content-Length: 9000000", *lines, method="PUT") + body
+    head = get(target, "Transfer-Encoding: chunked", *lines, method="PUT")
+    body = chunks(random, size)
+    if kind == "broken":
+        at = random.randrange(body.rindex(b"\r\n0\r\n"))
+        body = body[:at] + random.choice([b"\n", b"x", b"\r\n"]) + body[at:]
+    return head + body
+
+
+def answer_or_end(client: Client) -> Answer | None:
+    try:
+        return client.answer()
+    except (AssertionError, ConnectionError):
+        return None
+
+
+def goes_on(client: Client, mark: str) -> bool:
+    """Whether the connection goes on: the request behind the refused one was read, and nothing else."""
+    refusal = answer_or_end(client)
+    if refusal is None or refusal.closes:
+        return False
+    assert refusal.status in (403, 413, 429)
+    answer = answer_or_end(client)
+    assert answer is None or (answer.status, answer["x-target"]) == (200, mark)
+    return answer is not None
+
+
+def rounds(daemon: Daemon, seed: int, requests: int) -> int:
+    """Sends them, each with a good one behind it, over connections that are kept where they are; returns how
+    many of the good ones were read."""
+    random = Random(seed)
+    client = Client(daemon.port)
+    kept = 0
+    for n in range(requests):
+        mark = f"/after/{seed}/{n}"
+        data = refused_at_random(random) + get(mark)
+        cuts = sorted(random.choices(range(len(data) + 1), k=random.choice([0, 0, 1, 3])))
+        with contextlib.suppress(OSError):  # it may have been closed in the middle of what is sent
+            for start, end in itertools.pairwise([0, *cuts, len(data)]):
+                client.send(data[start:end])
+        if goes_on(client, mark):
+            kept += 1
+        else:
+            client.sock.close()
+            client = Client(daemon.port)
+    client.sock.close()
+    return kept
+
+
+def test_after_any_refusal_the_next_request_is_read_from_the_right_byte(
+    daemon: Daemon, upstream: Recording
+) -> None:
+    """10,000 requests over four connections at a time: none is answered with what a body said."""
+
+    def script(connection: Connection, head: bytes) -> None:
+        target = head.split(b" ")[1]
+        assert target.startswith(b"/after/"), head
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Target: %b\r\n\r\n" % target)
+
+    upstream.script = answering(OK)
+    with Client(daemon.port) as client:
+        client.ask(get("/limited"))  # from now on it is over its limit
+    upstream.clear()
+    upstream.script = script
+    with ThreadPoolExecutor(4) as pool:
+        kept = list(pool.map(lambda seed: rounds(daemon, seed, 2_500), range(4)))
+    assert sum(kept) > 3_000
+    assert b"/smuggled" not in upstream.received
