@@ -23,7 +23,6 @@ _STORE = model.StoreOptions()
 # refused, and the name of what it needs.
 UNSUPPORTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "upstreams.*.concurrency": (lambda concurrency: concurrency < 0, "adaptive concurrency"),
-    "routes[].streaming": (bool, "streaming routes"),
     "store": (lambda store: store != "memory", "stores other than `memory`"),
     "store_options.deadline": (_not(_STORE.deadline_ms), _REDIS),
     "store_options.prefix": (_not(_STORE.prefix), _REDIS),

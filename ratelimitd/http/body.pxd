@@ -9,17 +9,20 @@ cdef enum:
 cdef class ChunkedReader:
     cdef:
         uint8_t _state
-        uint64_t _left
+        uint64_t _left  # bytes of the chunk that is read
         int _digits
-        int _overhead  # bytes of extensions or trailers so far
+        uint64_t _overhead  # bytes of extensions and trailers that no content has made up for
         readonly bint complete
         readonly str fault
         uint8_t _name[MOST_NAME]
         int _name_size
         list _content
+        list _plain
+        readonly uint64_t length  # of all chunks so far; of the one that is read: what it says of itself
 
     cdef Py_ssize_t feed(self, bytes data, Py_ssize_t start, bint collect)
     cdef bytes take_content(self)
+    cdef bytes plain(self)
     cdef bint _step(self, uint8_t c)
     cdef bint _extension(self, uint8_t c)
     cdef bint _trailer(self, uint8_t c)

@@ -2,9 +2,9 @@
 """Where a chunked body ends, and whether it is one (RFC 9112, 7.1).
 
 Fed with the bytes as they come, in any cut; says how far the body reaches. Strict: sizes are 1 to 15 hex
-digits, lines end in CRLF, extensions and trailers are what the grammar says and bounded, and no trailer
-bears a name that decides framing, connection or identity. The bytes themselves pass unchanged; the content
-without its framing is collected only for a client that does not know chunks.
+digits, lines end in CRLF, extensions and trailers are what the grammar says, together no more than 8 KiB above
+what there is of content, and no trailer bears a name that decides framing, connection or identity. The content
+without its framing is collected for those who ask for it.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -40,7 +40,7 @@ cdef enum:
     TRAILER_LF
     LAST_LF
 
-cdef int MOST_OVERHEAD = 8192
+cdef uint64_t MOST_OVERHEAD = 8192
 
 
 cdef inline int hex_digit(uint8_t c) noexcept nogil:
@@ -62,6 +62,7 @@ cdef class ChunkedReader:
         self._state = SIZE
         self.fault = ""
         self._content = []
+        self._plain = []
 
     cdef bint _refuse(self, str fault):
         self.fault = fault
@@ -73,12 +74,17 @@ cdef class ChunkedReader:
         self._content.clear()
         return content
 
+    cdef bytes plain(self):
+        """What was fed last, without extensions; None where there were none. For a reader that knows less of them."""
+        return b"".join(self._plain) if self._plain else None
+
     cdef Py_ssize_t feed(self, bytes data, Py_ssize_t start, bint collect):
         """Reads on at data[start:]. Returns how far the body reaches, at most len(data); -1: no such body."""
         cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(data)
         cdef Py_ssize_t end = PyBytes_GET_SIZE(data)
-        cdef Py_ssize_t at = start
+        cdef Py_ssize_t at = start, plain_from = start
         cdef Py_ssize_t n
+        self._plain.clear()
         while at < end and not self.complete:
             if self._state == DATA:
                 n = <Py_ssize_t>min(self._left, <uint64_t>(end - at))
@@ -89,9 +95,15 @@ cdef class ChunkedReader:
                 if self._left == 0:
                     self._state = DATA_CR
             elif self._step(base[at]):
+                if EXTENSION <= self._state < SIZE_LF:
+                    if at > plain_from or not self._plain:
+                        self._plain.append(data[plain_from:at])
+                    plain_from = at + 1
                 at += 1
             else:
                 return -1
+        if self._plain:
+            self._plain.append(data[plain_from:at])
         return at
 
     cdef bint _step(self, uint8_t c):
@@ -111,7 +123,7 @@ cdef class ChunkedReader:
         elif EXTENSION <= self._state < SIZE_LF or LINE_START <= self._state <= TRAILER:
             self._overhead += 1
             if self._overhead > MOST_OVERHEAD:
-                return self._refuse("chunk extensions or trailers of more than 8 KiB")
+                return self._refuse("chunk extensions or trailers of 8 KiB more than there is content")
             return self._extension(c) if self._state < SIZE_LF else self._trailer(c)
         elif self._state == DATA_CR:
             if c != c"\r":
@@ -188,6 +200,8 @@ cdef class ChunkedReader:
         if self._state == LAST_LF:
             self.complete = True
         elif self._state == SIZE_LF:
+            self.length += self._left
+            self._overhead -= min(self._overhead, self._left)
             self._state = DATA if self._left else LINE_START
         elif self._state == DATA_LF:
             self._state = SIZE

@@ -17,7 +17,7 @@ static uint8_t NAME_BYTE[256];
 static uint8_t TARGET_BYTE[256];
 static uint8_t HOST_BYTE[256];
 
-static void scan_prepare(void) {
+static inline void scan_prepare(void) {
     int c;
     const char *marks = "!#$%&'*+-.^_`|~";
     const char *host_marks = "-._~!$&'()*+;=%";

@@ -4,15 +4,14 @@ from libc.stdint cimport uint64_t
 
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.matching cimport RequestText
-from ratelimitd.http.second_reader cimport Witness
 from ratelimitd.limits.charges cimport Client
 from ratelimitd.limits.decision cimport Decision
 from ratelimitd.proxy.admission cimport Entries
-from ratelimitd.proxy.exchange cimport Exchange
 from ratelimitd.proxy.live cimport Policy, Route
+from ratelimitd.proxy.upload cimport Upload
 
 
-cdef class ClientConnection(Exchange):
+cdef class ClientConnection(Upload):
     cdef:
         Client client
         Policy client_policy  # the policy that said who the client is
@@ -23,7 +22,6 @@ cdef class ClientConnection(Exchange):
         bint trusted
         Entries entries
         bint serving
-        Witness witness
 
     cdef bint _read_request(self)
     cdef bint _refuse_large(self, Policy policy)
@@ -39,7 +37,3 @@ cdef class ClientConnection(Exchange):
     cdef int _note_refusal(self, Head head, RequestText text) except -1
     cdef void _identify(self, Head head)
     cdef void _forward(self, Head head)
-    cdef void _take_body(self, bytes data)
-    cdef bint _witnessed(self, object data)
-    cdef void _send(self)
-    cdef void _refuse(self, int status, str detail)

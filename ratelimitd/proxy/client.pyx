@@ -2,27 +2,28 @@
 """The side of the clients: the way of a request, in the order in which it is gone.
 
 bytes -> head (`_read_request`) -> who asks and what for (`_admit`) -> may it pass (`_shed`, `_decide`) -> forwarded
-(`_forward`, `_send`); `exchange` has the answer and what follows. Callbacks only: no task, future or timer,
-and one write for what fits into one. Requests of a connection are served one after the other; what comes
-early waits.
+(`_forward`); `upload` has the body, `exchange` the answer and what follows. Callbacks only: no task, future or
+timer, and one write for what fits into one. Requests of a connection are served one after the other; what
+comes early waits.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.matching cimport RequestText
 from ratelimitd.http.request cimport (
     accepts_text, asks_for_upgrade, believed_values, needs_care, origin_line, request_text,
 )
-from ratelimitd.http.second_reader cimport Witness
+from ratelimitd.http.request_body cimport RequestBody
 from ratelimitd.limits.decision cimport ADMIT, AGAIN, AMBIGUOUS, BANNED, DENY, LIMIT, Decision, Limiter
 from ratelimitd.proxy.admission cimport ROOM, TOO_MANY, Admitted
 from ratelimitd.proxy.clock cimport boottime_us
 from ratelimitd.proxy.exchange cimport (
-    ANSWERING, ASKED, BODY, CLOSED, DISCARDING, HEAD, IDLE, LINGERING, MOST_PIPELINED, Exchange,
+    ANSWERING, ASKED, BODY, CLOSED, DISCARDING, HEAD, IDLE, LINGERING, MOST_PIPELINED,
 )
 from ratelimitd.proxy.live cimport CLIENT_GONE, DENIED, LIMITED, MALFORMED, SHED, Listener, Policy, Route
+from ratelimitd.proxy.upload cimport BODY_TOO_LARGE, Upload
 
 from ratelimitd.errors import ClientFault
 from ratelimitd.http import head as _head
@@ -35,7 +36,7 @@ cdef frozenset METHODS = _head.METHODS
 cdef bytes NOTHING = b""
 
 
-cdef class ClientConnection(Exchange):
+cdef class ClientConnection(Upload):
     """A client's connection: an asyncio protocol. `source` is its peer where that is not the transport's own."""
 
     def __init__(self, Listener listener, str source=None, bytes scheme=b"http"):
@@ -92,7 +93,7 @@ cdef class ClientConnection(Exchange):
         elif self.body_left and self.state != LINGERING and self.state != CLOSED:
             self.buffer = data
             self.at = 0
-            self._take_body(data)
+            self.take_body()
         elif self.state < LINGERING:
             # What was used up goes: who always asks ahead never lets the buffer run empty.
             self.buffer = self.buffer[self.at :] + data
@@ -102,8 +103,10 @@ cdef class ClientConnection(Exchange):
                 self.pause_reading(True)
 
     def eof_received(self):
-        if self.state == IDLE or self.state == HEAD or self.state >= DISCARDING or self.body_left:
+        if self.state == IDLE or self.state == HEAD or self.state >= DISCARDING:
             return False
+        if self.body_left:
+            return self.end_within_body()
         # The request is whole: a client may close its side and still read the answer, and those to the
         # requests that it sent along.
         self.ended = True
@@ -144,7 +147,7 @@ cdef class ClientConnection(Exchange):
         self.state = HEAD
         self.begin_request(policy)
         if end < 0 and <Py_ssize_t>self.resume - self.at <= policy.head_bound:
-            self._refuse(400, "a line ends in a bare LF")
+            self.refuse(400, "a line ends in a bare LF")
             return True
         if end <= 0 or end - self.at > policy.head_bound:
             return self._refuse_large(policy)
@@ -153,7 +156,7 @@ cdef class ClientConnection(Exchange):
         if policy.log is not None:
             self.keep_head(head)
         if status:
-            self._refuse(status, head.fault.decode())
+            self.refuse(status, head.fault.decode())
             return True
         self.resume = self.at = end
         self._take_head(head)
@@ -162,22 +165,21 @@ cdef class ClientConnection(Exchange):
     cdef void _take_head(self, Head head):
         """One whole head, well formed: on with the request."""
         cdef bytes method = head.method()
-        self.witness = None
+        self.body = None
         self.minor = head.minor
         self.keep_alive = head.keep_alive
         self.is_head = head.is_head
         self.expects_continue = head.expects_continue
-        self.body_left = max(head.content_length, 0)
-        self.bytes_in += self.body_left
+        self.body_left = 1 if head.chunked else max(head.content_length, 0)
         self.idempotent = method in IDEMPOTENT
         if self._is_served(head, method) and self._admit(head, method):
             self._forward(head)
 
     cdef bint _refuse_large(self, Policy policy):
         if self.buffer.find(b"\n", self.at, self.at + policy.head_bound) < 0:
-            self._refuse(414, "the request line is larger than bounds.head")
+            self.refuse(414, "the request line is larger than bounds.head")
         else:
-            self._refuse(431, "the head is larger than bounds.head")
+            self.refuse(431, "the head is larger than bounds.head")
         return True
 
     cdef bint _wait_for_head(self, Policy policy):
@@ -188,7 +190,7 @@ cdef class ClientConnection(Exchange):
         first = <uint8_t>PyBytes_AS_STRING(self.buffer)[self.at]
         if first != c"\r" and not (c"A" <= first <= c"Z" or c"a" <= first <= c"z"):
             self.begin_request(policy)
-            self._refuse(400, "this is no HTTP request")
+            self.refuse(400, "this is no HTTP request")
             return True
         if self.at:
             self.buffer = self.buffer[self.at :]
@@ -204,18 +206,16 @@ cdef class ClientConnection(Exchange):
     cdef bint _is_served(self, Head head, bytes method):
         """Whether this is a request that can be served here and read in one way only; False: answered."""
         if not self.idempotent and method not in METHODS:
-            self._refuse(501, "this method is not known here")
+            self.refuse(501, "this method is not known here")
         elif method == b"CONNECT":
-            self._refuse(405, "this is no forward proxy: CONNECT is not served")
-        elif head.chunked:
-            self._refuse(411, "send the body with Content-Length: chunked requests are not served by this version")
+            self.refuse(405, "this is no forward proxy: CONNECT is not served")
         elif asks_for_upgrade(head):
-            self._refuse(501, "protocol upgrades are not served by this version")
+            self.refuse(501, "protocol upgrades are not served by this version")
         elif not self._is_read_alike(head):
-            self._refuse(400, "the request can be read in more than one way")
+            self.refuse(400, "the request can be read in more than one way")
         else:
             if self.body_left:
-                self.witness = self.live.second_reader.take()
+                self.body = RequestBody(head.content_length, head.chunked, self.live.second_reader.take())
             return True
         return False
 
@@ -234,13 +234,13 @@ cdef class ClientConnection(Exchange):
         cdef Policy policy = self.policy
         cdef RequestText text = None
         if self.body_left > policy.body_bound:
-            self.reply(413, "the body is larger than bounds.body", MALFORMED, None, NOTHING, False, False)
+            self.reply(413, BODY_TOO_LARGE, MALFORMED, None, NOTHING, False, False)
             return False
         try:
             if policy.needs_text or needs_care(head):
                 text = request_text(head, method)
         except ClientFault as fault:
-            self._refuse(fault.status, fault.detail)
+            self.refuse(fault.status, fault.detail)
             return False
         self._identify(head)
         if policy.log is not None:
@@ -256,10 +256,6 @@ cdef class ClientConnection(Exchange):
             self._shed(head)
             return False
         return self._decide(head, text)
-
-    cdef void _refuse(self, int status, str detail):
-        """For what is malformed: nothing behind it can be trusted, so the connection ends."""
-        self.reply(status, detail, MALFORMED, None, NOTHING, True, False)
 
     cdef void _shed(self, Head head):
         """Turns away what this machine has no room for just now; no limit is charged for it."""
@@ -350,9 +346,8 @@ cdef class ClientConnection(Exchange):
     # --- on to the upstream ---------------------------------------------------------------------------
 
     cdef void _forward(self, Head head):
-        """Renders the request, reads a small body to its end, and sends both."""
+        """Adds what the server is to know, and sends the request or has its body read."""
         cdef Policy policy = self.policy
-        cdef Py_ssize_t body_end = min(PyBytes_GET_SIZE(self.buffer), head.end + self.body_left)
         cdef bytes lines = policy.forwarding.lines(
             head, self.peer_lines, self.peer_text, self.scheme, self.trusted)
         if policy.log is not None:
@@ -361,83 +356,10 @@ cdef class ClientConnection(Exchange):
         self.hostless = head.host < 0 or self.route.upstream.replaces_host
         if self.hostless and head.host >= 0:
             head.fields[head.host].drop = 1
-        self.request = head.render(origin_line(head), lines, body_end)
-        self.at = body_end
-        if self.body_left == 0:
-            self.state = ASKED
-            self.request_whole = True
-            self._send()
-            return
-        if not self._witnessed(memoryview(self.buffer)[head.end : body_end]):
-            self._refuse(400, "the body can be read in more than one way")
-            return
-        buffered = self.body_left <= policy.buffer_bound and not self.expects_continue
-        self.body_left -= body_end - head.end
-        self.request_whole = self.body_left == 0
-        self.moved = 0
-        self.live.wheel.set(self, policy.body_ms)
-        if buffered and self.body_left:
-            self.state = BODY
-            self.parts = [self.request]
-        else:
-            self.state = ASKED
-            self._send()
-
-    cdef bint _witnessed(self, object data):
-        """Whether the second reader, too, takes these bytes for this body, and for all of it when we do."""
-        cdef Witness witness = self.witness
-        cdef int64_t n = len(data)
-        return n == 0 or (witness.feed(data) and witness.complete == (n == self.body_left))
-
-    cdef void _take_body(self, bytes data):
-        """More of the body that is in work; what lies beyond it is the next request."""
-        cdef int64_t n = min(self.body_left, <int64_t>PyBytes_GET_SIZE(data))
-        cdef bytes part = data if n == PyBytes_GET_SIZE(data) else data[:n]
-        self.at = n
-        self.resume = n
-        self.moved += n
-        if self.state == DISCARDING:
-            self.body_left -= n
-            if self.body_left == 0:
-                self.await_next()
-            return
-        if not self._witnessed(part):
-            self.body_left -= n
-            self.drop_upstream()
-            self.status = self.status or 400
-            self.end_request(MALFORMED)
-            self.cut()
-            return
-        self.body_left -= n
-        if self.state == BODY:
-            self.parts.append(part)
-            if self.body_left == 0:
-                self.request = b"".join(self.parts)
-                self.parts = None
-                self.request_whole = True
-                self.state = ASKED
-                self._send()
-            return
-        if self.connection is not None:
-            self.connection.write(part)
-        else:
-            self.request += part
-        if self.body_left == 0 and self.state == ASKED:
-            self.live.wheel.set(self, self.policy.response_ms)
-
-    cdef void _send(self):
-        """Asks the upstream; the clock of the answer runs from the end of the request."""
-        if self.body_left == 0:
-            self.live.wheel.set(self, self.policy.response_ms)
-        self.asked_us = boottime_us()
-        self.route.upstream.send(self)
-        if self.state == ASKED and self.connection is None and self.body_left:
-            self.pause_reading(True)
-
-    cdef void upstream_is_open(self):
         if self.body_left:
-            self.pause_reading(self.connection.full)
-
-    cdef void upstream_is_full(self, bint full):
-        if self.body_left:
-            self.pause_reading(full)
+            self.forward_with_body(head, lines)
+            return
+        self.request = head.render(origin_line(head), lines, head.end)
+        self.state = ASKED
+        self.request_whole = True
+        self.send()

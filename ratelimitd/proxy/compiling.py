@@ -106,11 +106,12 @@ class Compiler:
                 None if is_empty(route.match) else Matcher(route.match, for_limit=False),
                 upstreams[route.upstream],
                 PRIORITIES.index(route.priority),
+                route.streaming,
             )
             for route in config.routes
         ]
         if not routes:
-            routes = [Route(None, upstreams[config.upstreams[0].name], PRIORITIES.index("normal"))]
+            routes = [Route(None, upstreams[config.upstreams[0].name], PRIORITIES.index("normal"), False)]
         return tuple(routes)
 
     def _upstream(self, config: model.Config, upstream: model.Upstream) -> Dispatcher:

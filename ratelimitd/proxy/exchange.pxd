@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from ratelimitd.http.head cimport Head
+from ratelimitd.http.request_body cimport RequestBody
 from ratelimitd.limits.charges cimport Client
 from ratelimitd.proxy.access_log cimport AccessLine, Kept
 from ratelimitd.proxy.live cimport Listener, Live, Outcome, Policy, Route
@@ -11,6 +12,7 @@ from ratelimitd.proxy.upstream cimport Downstream
 
 cdef enum:
     MOST_PIPELINED = 65536  # bytes of requests that wait while one is answered
+    MOST_DISCARDED = 65536  # bytes of a body that nobody wants
 
 
 cdef enum State:
@@ -46,8 +48,9 @@ cdef class Exchange(Downstream):
         bint closes
         bint until_close  # only the end of the connection ends this answer
         bint expects_continue
+        RequestBody body  # of the request; None: it has none
         bint as_text  # what its replies are, when it may have to wait for room
-        int64_t body_left  # of the request: bytes that were not read yet
+        int64_t body_left  # bytes of the body that were not read yet; in chunks: 1 until they are complete
         list parts
         bytes rate_lines
         uint64_t held[8]  # places under limits of concurrency, given back when the request ends
@@ -58,7 +61,7 @@ cdef class Exchange(Downstream):
         uint64_t answered_us
         # of the same, for its line in the access log; set only where that is written, but for the numbers
         int status  # that the client got, or would have got
-        int64_t bytes_in  # of the head, and what its body will have
+        int64_t bytes_in
         int64_t bytes_out
         int64_t heads_out  # of bytes_out: heads of answers
         uint64_t decided_us  # 0: no limit was asked
@@ -83,9 +86,11 @@ cdef class Exchange(Downstream):
     cdef void pause_reading(self, bint pause)
     cdef void drop_upstream(self)
     cdef void cut(self)
-    cdef void _cut_answer(self)
+    cdef void cut_answer(self)
     cdef void _await_sent(self)
     cdef void _answered(self)
     cdef void _settle(self, bint close, bint unreadable)
-    cdef void _linger(self)
+    cdef void linger(self)
+    cdef bint read_body(self, bint wanted)
+    cdef bint _leaves_body(self) noexcept
     cdef void _close(self)

@@ -33,7 +33,6 @@ cdef extern from "<sys/socket.h>" nogil:
     int setsockopt(int fd, int level, int name, const void* value, unsigned int size)
 
 cdef enum:
-    MOST_DISCARDED = 65536
     SPAN_BYTES = 16384  # what a body must move in each span of `timeouts.body`
     DISCARD_MS = 1000
     LINGER_MS = 2000
@@ -72,7 +71,7 @@ cdef class Exchange(Downstream):
         self.status = head.status
         self.answered_us = self.connection.answered_us
         self.until_close = until_close
-        self.closes = until_close or not self.keep_alive or self.body_left > 0 or self.live.draining
+        self.closes = until_close or not self.keep_alive or self._leaves_body() or self.live.draining
         if PyBytes_GET_SIZE(self.rate_lines) and not tells_rate_limit(head):
             added = self.rate_lines
         if self.closes:
@@ -85,6 +84,8 @@ cdef class Exchange(Downstream):
         self.write(answer)
         if whole:
             self._answered()
+        elif self.route.streaming:
+            self.live.wheel.clear(self)
         else:
             self.moved = 0
             self.live.wheel.set(self, self.policy.body_ms)
@@ -128,7 +129,7 @@ cdef class Exchange(Downstream):
 
     cdef void answer_is_cut(self, str detail):
         self.end_request(UPSTREAM_ERROR)
-        self._cut_answer()
+        self.cut_answer()
 
     def pause_writing(self):
         self.write_paused = True
@@ -147,17 +148,11 @@ cdef class Exchange(Downstream):
         self, int status, str detail, Outcome outcome, str limit, bytes added, bint unreadable, bint as_text
     ):
         """Answers the request in work by ourselves. `unreadable`: nothing behind it can be trusted."""
-        cdef int64_t here
         cdef bint close
         cdef bytes answer
-        if not unreadable:
-            here = min(self.body_left, <int64_t>(PyBytes_GET_SIZE(self.buffer) - self.at))
-            self.at += here
-            self.resume = self.at
-            self.body_left -= here
-        close = unreadable or not self.keep_alive or self.live.draining or (
-            self.body_left > 0 and (self.body_left > MOST_DISCARDED or self.expects_continue)
-        )
+        if self.body_left and not unreadable:
+            unreadable = not self.read_body(False)
+        close = unreadable or not self.keep_alive or self.live.draining or self._leaves_body()
         if self.minor == 0 and not close:
             added += b"Connection: keep-alive\r\n"
         reply = self.policy.replies.get(status, detail, limit=limit, shed=outcome == SHED, as_text=as_text)
@@ -273,7 +268,7 @@ cdef class Exchange(Downstream):
         tell_own(&line.server, None if self.server is None else self.server.url)
         tell_bytes(&line.request_id, self.request_id)
         line.minor = self.minor
-        line.bytes_in = self.bytes_in - self.body_left
+        line.bytes_in = self.bytes_in
         line.bytes_out = self.bytes_out
         line.body_out = self.bytes_out - self.heads_out
         head = PyBytes_AS_STRING(self.kept_head) if self.kept_head is not None else NULL
@@ -288,15 +283,33 @@ cdef class Exchange(Downstream):
         """The request is answered: what becomes of the connection, and of what was not read of a body."""
         if close:
             if self.body_left or unreadable or self.at < PyBytes_GET_SIZE(self.buffer):
-                self._linger()
+                self.linger()
             else:
                 self._close()
         elif self.body_left:
             self.state = DISCARDING
+            self.moved = 0
             self.live.wheel.set(self, DISCARD_MS)
             self.pause_reading(False)
         else:
             self.await_next()
+
+    # --- the body of the request ------------------------------------------------------------------------
+
+    cdef bint read_body(self, bint wanted):
+        """Reads on in the body, as far as it is in the buffer; False: it is none."""
+        cdef Py_ssize_t reach = self.body.feed(self.buffer, self.at, wanted)
+        if reach < 0:
+            return False
+        self.moved += reach - self.at
+        self.bytes_in += reach - self.at
+        self.resume = self.at = reach
+        self.body_left = self.body.left
+        return True
+
+    cdef bint _leaves_body(self) noexcept:
+        """Whether more of the body is to come than can be read and thrown away, or perhaps none of it."""
+        return self.body_left > 0 and (self.body_left > MOST_DISCARDED or self.expects_continue)
 
     cdef void await_next(self):
         """Ready for the next request, which may be in the buffer already."""
@@ -311,9 +324,12 @@ cdef class Exchange(Downstream):
             self.started_us = boottime_us()
             self.serve()
 
-    cdef void _linger(self):
+    cdef void linger(self):
         """Half-close and read on for a while: data that meets a closed socket would make the peer's system
         throw our last answer away (RFC 9112, 9.6)."""
+        if self.ended:
+            self._close()
+            return
         self.state = LINGERING
         self.live.wheel.set(self, LINGER_MS)
         self.pause_reading(False)
@@ -336,7 +352,7 @@ cdef class Exchange(Downstream):
         self.state = CLOSED
         self.transport.abort()
 
-    cdef void _cut_answer(self):
+    cdef void cut_answer(self):
         """Ends an answer that has begun and will not be finished. Where its end is that of the connection, a
         reset is all that tells the client."""
         cdef linger no_linger
@@ -380,9 +396,9 @@ cdef class Exchange(Downstream):
         elif self.state == ANSWERING:
             self.drop_upstream()
             self.end_request(TIMEOUT)
-            self._cut_answer()
+            self.cut_answer()
         elif self.state == DISCARDING:
-            self._linger()
+            self.linger()
         elif self.state >= LINGERING and 0 < self.transport.get_write_buffer_size() <= self.unsent - SPAN_BYTES:
             self._await_sent()
         elif self.state == LINGERING and self.transport.get_write_buffer_size():

@@ -40,6 +40,7 @@ cdef class Route:
         readonly Matcher matcher  # None: every request
         readonly Upstream upstream
         readonly int priority
+        readonly bint streaming
 
 
 cdef class Policy:

@@ -22,14 +22,15 @@ from ratelimitd.proxy.upstream cimport Upstream
 
 
 cdef class Route:
-    """`priority` is 0 for critical to 3 for sheddable."""
+    """`priority` is 0 for critical to 3 for sheddable; `streaming`: answers may idle."""
 
-    def __init__(self, Matcher matcher, Upstream upstream, int priority):
+    def __init__(self, Matcher matcher, Upstream upstream, int priority, bint streaming):
         if not 0 <= priority <= 3:
             raise ValueError(f"there is no priority {priority}")
         self.matcher = matcher
         self.upstream = upstream
         self.priority = priority
+        self.streaming = streaming
 
 
 cdef class Policy:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from ratelimitd.http.body import ChunkedReader
+
 CORPUS: Final = Path(__file__).parent.parent / "corpora" / "http"
 
 
@@ -28,6 +30,7 @@ class Valid:
     name: str
     method: bytes
     content_length: int | None
+    chunked: bool
     keep_alive: bool
     data: bytes
 
@@ -43,6 +46,10 @@ class Valid:
     @property
     def body(self) -> bytes:
         return self.data.lstrip(b"\r\n").partition(b"\r\n\r\n")[2]
+
+    @property
+    def content(self) -> bytes:
+        return ChunkedReader().read(self.body)[1] if self.chunked else self.body
 
 
 def _lines(kind: str, columns: int) -> Iterator[list[str]]:
@@ -67,7 +74,8 @@ def valid() -> list[Valid]:
         Valid(
             name,
             method.encode(),
-            None if length == "-" else int(length),
+            int(length) if length.isdigit() else None,
+            length == "chunked",
             persistence == "keep",
             _data("valid", name),
         )

@@ -31,7 +31,7 @@ class Connection:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.received: Final = bytearray()
-        self.requests: Final[list[bytes]] = []  # head and, where the script reads it, body
+        self.requests: Final[list[bytes]] = []  # head and, where the script reads it, content
         self._used = 0
         self.ended: Final = threading.Event()
         sock.settimeout(TIMEOUT_S)
@@ -54,12 +54,16 @@ class Connection:
         return head
 
     def read(self, size: int) -> bytes:
-        while len(self.received) < self._used + size:
-            self._receive()
-        body = bytes(self.received[self._used : self._used + size])
-        self._used += size
+        body = self._next(size)
         self.requests[-1] += body
         return body
+
+    def _next(self, size: int) -> bytes:
+        while len(self.received) < self._used + size:
+            self._receive()
+        taken = bytes(memoryview(self.received)[self._used : self._used + size])
+        self._used += size
+        return taken
 
     def take(self, size: int) -> bytes:
         """As `read`, of what is too large to be kept."""
@@ -70,8 +74,30 @@ class Connection:
         return taken
 
     def read_body(self, head: bytes) -> bytes:
+        """The content, in whatever framing."""
+        if b"\r\nTransfer-Encoding: chunked\r\n" in head:
+            return self._read_chunks()
         length = re.search(rb"(?im)^content-length:[ \t]*(\d+)", head)
         return self.read(int(length[1])) if length else b""
+
+    def _read_line(self) -> bytes:
+        while (end := self.received.find(b"\r\n", self._used)) < 0:
+            self._receive()
+        line = bytes(self.received[self._used : end])
+        self._used = end + 2
+        return line
+
+    def _read_chunks(self) -> bytes:
+        """In the one spelling that the daemon writes: no zeros before, no extension, no trailer."""
+        chunks = []
+        while (line := self._read_line()) != b"0":
+            assert re.fullmatch(rb"[1-9a-f][0-9a-f]*", line), line
+            chunks.append(self._next(int(line, 16)))
+            assert self._read_line() == b""
+        assert self._read_line() == b""
+        content = b"".join(chunks)
+        self.requests[-1] += content
+        return content
 
     def send(self, data: bytes) -> None:
         try:

@@ -75,7 +75,7 @@ def test_passed_on_and_read_once(daemon: Daemon, upstream: Recording, case: corp
         assert (method, version) == (case.method, b"HTTP/1.1")
         assert target == (case.target if b"://" not in case.target[:8] else target)
         assert target.startswith((b"/", b"*"))
-        assert request.endswith(b"\r\n\r\n" + case.body)
+        assert request.endswith(b"\r\n\r\n" + case.content)
 
 
 @pytest.mark.parametrize(
@@ -219,6 +219,7 @@ def test_a_small_body_reaches_the_web_server_whole(daemon: Daemon, upstream: Rec
     with Client(daemon.port) as client:
         client.send(post(b"hello")[:-2])
         client.end()
+        assert client.answer().status == 400
         assert client.is_closed()
     assert len(upstream.requests) == 1
 
@@ -394,7 +395,10 @@ def test_a_client_that_does_not_read_stops_the_web_server(daemon: Daemon, upstre
         assert client.take(MIB) == bytes(MIB)
 
 
-def test_a_web_server_that_does_not_read_stops_the_client(daemon: Daemon, upstream: Recording) -> None:
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+def test_a_web_server_that_does_not_read_stops_the_client(
+    daemon: Daemon, upstream: Recording, chunked: bool
+) -> None:
     (worker,) = daemon.workers()
     go = threading.Event()
 
@@ -406,11 +410,14 @@ def test_a_web_server_that_does_not_read_stops_the_client(daemon: Daemon, upstre
     upstream.script = late
     before = resident_kib(worker)
     body = bytes(150 * MIB)
+    request = post(body)
+    if chunked:
+        chunk = b"10000\r\n" + bytes(1 << 16) + b"\r\n"
+        request = get("/", "Transfer-Encoding: chunked", method="POST") + chunk * 2_400 + b"0\r\n\r\n"
     with Client(daemon.port) as client:
-        client.send(post(body)[:65_536])
+        client.send(request[:65_536])
         client.sock.settimeout(0.3)
         sent = 65_536
-        request = post(body)
         with contextlib.suppress(TimeoutError):
             while sent < len(request):
                 sent += client.sock.send(memoryview(request)[sent : sent + MIB])

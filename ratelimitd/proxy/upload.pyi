@@ -1,0 +1,3 @@
+from ratelimitd.proxy.exchange import Exchange
+
+class Upload(Exchange): ...
