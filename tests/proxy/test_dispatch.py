@@ -84,6 +84,10 @@ def active(daemon: Daemon) -> float:
     return daemon.metrics().total("ratelimitd_connections", state="active")
 
 
+def wait_active(daemon: Daemon, count: int) -> None:
+    wait_until(lambda: active(daemon) == count, f"{count} requests are in work")
+
+
 def ended(daemon: Daemon, outcome: str) -> float:
     return daemon.metrics().total("ratelimitd_requests_total", outcome=outcome)
 
@@ -193,6 +197,7 @@ def test_a_full_queue_sheds_at_once_and_the_lowest_priority_first(
         clients = {target: stack.enter_context(Client(daemon.port)) for target in targets}
         clients["/x"].send(get("/x"))
         gate.wait_here(1)
+        waiting = 0
         # /sheddable/1 and /1 wait; /2 takes the place of the first, then the critical ones those of all.
         for given, shed in (
             ("/sheddable/1", None),
@@ -206,8 +211,8 @@ def test_a_full_queue_sheds_at_once_and_the_lowest_priority_first(
             if shed:
                 assert clients[shed].answer().status == 503
             else:
-                wait_until(lambda: in_flight(daemon) == 1, "one is with the server")
-                time.sleep(0.05)  # two connections: what was sent first must be read first
+                waiting += 1
+                wait_active(daemon, waiting + 1)  # what is sent next must be read after it
         gate.let_go(3)
         for target in ("/x", "/critical/1", "/critical/2"):
             assert clients[target].answer().status == 200
@@ -226,7 +231,7 @@ def test_who_leaves_the_queue_is_not_asked_for(servers: list[Recording], tmp_pat
         with Client(daemon.port) as second:
             second.send(get("/second"))
             third.send(get("/third"))
-            wait_until(lambda: active(daemon) == 3, "all have asked")
+            wait_active(daemon, 3)
             leave(second)
         wait_until(lambda: ended(daemon, "client_gone") == 1, "it left")
         gate.let_go(2)
