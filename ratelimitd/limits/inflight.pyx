@@ -105,8 +105,13 @@ cdef class InFlight:
         return inflight_sum(self.header, self.tables, key | 1)
 
     def count(self, uint64_t key):
-        """`taken`, for callers in Python."""
-        return self.taken(key)
+        """How many places under `key` are taken. Under the lock: one that goes from one process to another
+        meanwhile would be seen twice."""
+        cdef bint locked = inflight_lock(self.header, &self.busy_until_ns)
+        cdef uint64_t taken = self.taken(key)
+        if locked:
+            pthread_mutex_unlock(<void*>self.header)
+        return taken
 
     def try_enter(self, uint64_t key, uint64_t bound):
         """`enter`, for tests: True when a place was taken."""
