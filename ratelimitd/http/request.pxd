@@ -3,7 +3,6 @@
 from ratelimitd.http.head cimport Head
 
 
-cdef bint asks_for_upgrade(Head head)
 cdef bint tells_rate_limit(Head head) noexcept
 cdef bint accepts_text(Head head)
 cdef bint needs_care(Head head) noexcept

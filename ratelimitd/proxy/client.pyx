@@ -11,15 +11,14 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from ratelimitd.http.head cimport Head
-from ratelimitd.http.request cimport (
-    accepts_text, asks_for_upgrade, believed_values, needs_care, origin_line, request_text,
-)
+from ratelimitd.http.request cimport accepts_text, believed_values, needs_care, origin_line, request_text
 from ratelimitd.http.second_reader cimport Witness
+from ratelimitd.http.upgrade cimport offered_protocols, upgrade_lines
 from ratelimitd.limits.inflight cimport ENTERED, FULL, Entered
 from ratelimitd.limits.decision cimport ADMIT, AGAIN, AMBIGUOUS, BANNED, DENY, LIMIT, Decision, Limiter
 from ratelimitd.proxy.clock cimport boottime_us
 from ratelimitd.proxy.exchange cimport (
-    ANSWERING, ASKED, BODY, CLOSED, DISCARDING, HEAD, IDLE, LINGERING, MOST_PIPELINED, Exchange,
+    ANSWERING, ASKED, BODY, CLOSED, DISCARDING, HEAD, IDLE, LINGERING, MOST_PIPELINED, TUNNEL, Exchange,
 )
 from ratelimitd.proxy.live cimport CLIENT_GONE, DENIED, LIMITED, MALFORMED, SHED, Listener, Policy, Route
 
@@ -75,6 +74,8 @@ cdef class ClientConnection(Exchange):
         if self.state == ASKED or self.state == ANSWERING or self.state == BODY:
             self.drop_upstream()
             self.end_request(CLIENT_GONE)
+        elif self.state == TUNNEL:
+            self._leave_tunnel()
         self.state = CLOSED
         self.live.slots[self.listener.idle_slot] -= 1
         if self.place_key:
@@ -173,6 +174,7 @@ cdef class ClientConnection(Exchange):
         self.body_left = max(head.content_length, 0)
         self.bytes_in += self.body_left
         self.idempotent = method in IDEMPOTENT
+        self.offered = offered_protocols(head) if head.upgrades else None
         if self._is_served(head, method) and self._admit(head, method):
             self._forward(head)
 
@@ -210,10 +212,10 @@ cdef class ClientConnection(Exchange):
             self._refuse(501, "this method is not known here")
         elif method == b"CONNECT":
             self._refuse(405, "this is no forward proxy: CONNECT is not served")
+        elif self.offered is not None and (head.chunked or self.body_left):
+            self._refuse(400, "a request with a body cannot switch to another protocol")
         elif head.chunked:
             self._refuse(411, "send the body with Content-Length: chunked requests are not served by this version")
-        elif asks_for_upgrade(head):
-            self._refuse(501, "protocol upgrades are not served by this version")
         elif not self._is_read_alike(head):
             self._refuse(400, "the request can be read in more than one way")
         else:
@@ -227,7 +229,7 @@ cdef class ClientConnection(Exchange):
         cdef bytes data = self.buffer
         cdef Py_ssize_t start = head.start, end = head.end
         if head.upgrades:
-            # An offer that we decline; llhttp would leave all that follows, the body too, to what is offered.
+            # llhttp would leave all that follows, a body too, to the protocol that is offered.
             data = head.render(None, NOTHING, end)
             start, end = 0, PyBytes_GET_SIZE(data)
         return self.live.second_reader.agrees(data, start, end, self.body_left > 0, self.keep_alive)
@@ -317,14 +319,12 @@ cdef class ClientConnection(Exchange):
             added = policy.limiter.refused_lines() if policy.rate_limit_fields else (
                 b"Retry-After: %d\r\n" % policy.limiter.retry_after()
             )
-            self.reply(429, "too many requests: try again after the time in Retry-After", LIMITED, limit, added,
-                        False, accepts_text(head))
+            self.reply(429, "too many requests: try again after the time in Retry-After", LIMITED, limit, added, False,
+                        accepts_text(head))
         elif decision == DENY:
-            self.reply(403, "what a limit counts by is missing", DENIED, limit, NOTHING, False,
-                        accepts_text(head))
+            self.reply(403, "what a limit counts by is missing", DENIED, limit, NOTHING, False, accepts_text(head))
         elif decision == BANNED:
-            self.reply(403, "this client is banned for a while", DENIED, limit, NOTHING, False,
-                        accepts_text(head))
+            self.reply(403, "this client is banned for a while", DENIED, limit, NOTHING, False, accepts_text(head))
         elif decision == AMBIGUOUS:
             self.reply(400, "what a limit counts by is there twice", MALFORMED, limit, NOTHING, True, False)
         else:
@@ -359,9 +359,9 @@ cdef class ClientConnection(Exchange):
         """Renders the request, reads a small body to its end, and sends both."""
         cdef Policy policy = self.policy
         cdef Py_ssize_t body_end = min(PyBytes_GET_SIZE(self.buffer), head.end + self.body_left)
-        cdef bytes lines = policy.forwarding.lines(
-            head, self.peer_lines, self.peer_text, self.listener.scheme, self.trusted
-        )
+        cdef bytes lines = policy.forwarding.lines(head, self.peer_lines, self.peer_text, self.listener.scheme, self.trusted)
+        if self.offered is not None:
+            lines += upgrade_lines(self.offered)
         if policy.log is not None:
             self.request_id = policy.forwarding.id
         self.hostless = head.host < 0 or self.route.upstream.replaces_host

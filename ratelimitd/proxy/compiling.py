@@ -20,7 +20,8 @@ from ratelimitd.proxy.access_log import AccessLog
 from ratelimitd.proxy.dial import Dialer
 from ratelimitd.proxy.identity import Identify
 from ratelimitd.proxy.live import Policy, Route
-from ratelimitd.proxy.upstream import Server, Upstream
+from ratelimitd.proxy.server import Server
+from ratelimitd.proxy.upstream import Upstream
 
 if TYPE_CHECKING:
     import asyncio

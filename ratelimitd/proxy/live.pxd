@@ -55,6 +55,7 @@ cdef class Policy:
         uint64_t body_ms
         uint64_t idle_ms
         uint64_t response_ms
+        uint64_t tunnel_ms
         Head head  # of requests; shared, since a head is used up before the next is parsed
 
 
@@ -91,3 +92,4 @@ cdef class Listener:
         int outcome_slot  # of the first outcome; the others follow
         int active_slot
         int idle_slot
+        int tunnel_slot

@@ -64,7 +64,14 @@ class Live:
 
 class Listener:
     def __init__(
-        self, live: Live, bind: str, scheme: bytes, outcome_slot: int, active_slot: int, idle_slot: int
+        self,
+        live: Live,
+        bind: str,
+        scheme: bytes,
+        outcome_slot: int,
+        active_slot: int,
+        idle_slot: int,
+        tunnel_slot: int,
     ) -> None: ...
     @property
     def live(self) -> Live: ...

@@ -57,6 +57,7 @@ cdef class Policy:
         self.body_ms = config.timeouts.body_ms
         self.idle_ms = config.timeouts.idle_ms
         self.response_ms = config.timeouts.response_ms
+        self.tunnel_ms = config.timeouts.tunnel_ms
         self.head = Head(config.bounds.headers)
 
 
@@ -109,10 +110,13 @@ cdef class Live:
 cdef class Listener:
     """One address where clients connect, and the words that count what came in there."""
 
-    def __init__(self, Live live, str bind, bytes scheme, int outcome_slot, int active_slot, int idle_slot):
+    def __init__(
+        self, Live live, str bind, bytes scheme, int outcome_slot, int active_slot, int idle_slot, int tunnel_slot
+    ):
         self.live = live
         self.bind = bind
         self.scheme = scheme
         self.outcome_slot = outcome_slot
         self.active_slot = active_slot
         self.idle_slot = idle_slot
+        self.tunnel_slot = tunnel_slot

@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint64_t
 from ratelimitd.http.body cimport ChunkedReader
 from ratelimitd.http.head cimport Head
 from ratelimitd.proxy.deadlines cimport Timed, Wheel
+from ratelimitd.proxy.server cimport Server
 
 
 cdef class Downstream(Timed):
@@ -18,6 +19,7 @@ cdef class Downstream(Timed):
         bint request_whole  # `request` is all of it: it can be sent once more
         bint hostless  # it has no Host: that of the server is put in
         bint idempotent
+        bytes offered  # protocols to switch to; None: it stays with HTTP
         bint is_head
         int minor  # of the HTTP version; 0 knows no chunks: it gets the content and then the end
 
@@ -26,6 +28,7 @@ cdef class Downstream(Timed):
     cdef void answer_interim(self, bytes head)
     cdef void answer_fails(self, int status, str detail)
     cdef void answer_is_cut(self, str detail)
+    cdef void protocol_switches(self, Head head, bytes protocols, bytes data)
     cdef void upstream_is_full(self, bint full)
     cdef void upstream_is_open(self)
 
@@ -34,22 +37,6 @@ cdef class Attempt:
     cdef:
         Downstream asker  # None: it has left
         object task
-
-
-cdef class Server:
-    cdef:
-        readonly str url
-        readonly object address  # config.model.Server
-        readonly list idle
-        readonly int in_flight
-        readonly int failures
-        readonly uint64_t ejected_until
-        bytes host_line
-        int64_t* slots
-        int first_code_slot
-        int in_flight_slot
-
-    cdef void took(self, int change) noexcept
 
 
 cdef class Upstream:
@@ -103,6 +90,7 @@ cdef class Connection(Timed):
     cdef void _read_head(self, bytes data)
     cdef Py_ssize_t _interim(self, Head head, bytes data, Py_ssize_t start, Py_ssize_t end)
     cdef void _frame(self, Head head, bytes data, Py_ssize_t end)
+    cdef void _switch(self, Head head, bytes data)
     cdef void _pass_content(self)
     cdef void _read_body(self, bytes data)
     cdef Py_ssize_t _reach(self, bytes data, Py_ssize_t start)

@@ -12,8 +12,10 @@ from libc.stdint cimport int64_t, uint64_t
 
 from ratelimitd.http.body cimport ChunkedReader
 from ratelimitd.http.head cimport CONTENT_LENGTH, TRANSFER_ENCODING, Head
+from ratelimitd.http.upgrade cimport taken_protocols
 from ratelimitd.proxy.clock cimport boottime_us
 from ratelimitd.proxy.deadlines cimport Timed, Wheel
+from ratelimitd.proxy.server cimport Server
 
 cdef enum:
     FREE  # in the pool, or new
@@ -22,6 +24,7 @@ cdef enum:
     CHUNKED
     UNTIL_CLOSE
     OVER
+    TUNNEL  # a 101 was passed on: a tunnel has the transport
 
 cdef int MOST_INTERIMS = 16
 cdef uint64_t MOMENT_MS = 100
@@ -40,6 +43,9 @@ cdef class Downstream(Timed):
     cdef void answer_interim(self, bytes head):
         """A whole 1xx answer; the final one follows."""
 
+    cdef void protocol_switches(self, Head head, bytes protocols, bytes data):
+        """A 101 takes up the offer: all that follows, beginning with data[head.end:], is no HTTP any more."""
+
     cdef void answer_fails(self, int status, str detail):
         """There is no answer, and none has begun."""
 
@@ -55,31 +61,6 @@ cdef class Downstream(Timed):
 
 cdef class Attempt:
     """A connection that is being opened for somebody."""
-
-
-cdef class Server:
-    """One web server, as this worker sees it."""
-
-    def __init__(self, address, int64_t[::1] slots, int first_code_slot, int in_flight_slot):
-        self.url = address.url
-        self.address = address
-        self.idle = []
-        self.slots = &slots[0]
-        self.first_code_slot = first_code_slot
-        self.in_flight_slot = in_flight_slot
-        self.host_line = b"Host: %b\r\n" % host_of(address)
-
-    cdef void took(self, int change) noexcept:
-        self.in_flight += change
-        self.slots[self.in_flight_slot] += change
-
-
-def host_of(address) -> bytes:
-    """The Host value by which a server is asked when the client's is not preserved."""
-    if address.unix_path:
-        return b"localhost"
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    return f"{host}:{address.port}".encode("ascii")
 
 
 cdef class Upstream:
@@ -317,13 +298,30 @@ cdef class Connection(Timed):
     cdef Py_ssize_t _interim(self, Head head, bytes data, Py_ssize_t start, Py_ssize_t end):
         """Passes a 1xx on; returns where the next head starts, -1 when there is no use in going on."""
         self.interims += 1
-        if head.status == 101 or self.interims > MOST_INTERIMS:
-            self._ended("a 101 that nobody asked for" if head.status == 101 else "more than 16 interim answers")
+        if head.status == 101:
+            self._switch(head, data)
+            return -1
+        if self.interims > MOST_INTERIMS:
+            self._ended("more than 16 interim answers")
             return -1
         head.drop_all(CONTENT_LENGTH)
         head.drop_all(TRANSFER_ENCODING)
         self.asker.answer_interim(head.render(None, b"", end))
         return end if self.asker is not None else -1
+
+    cdef void _switch(self, Head head, bytes data):
+        """A 101: hands the connection over to who offered the protocol."""
+        cdef Downstream asker = self.asker
+        cdef bytes protocols = None if asker.offered is None else taken_protocols(head, asker.offered)
+        head.drop_all(CONTENT_LENGTH)
+        head.drop_all(TRANSFER_ENCODING)
+        if protocols is None:
+            self._ended("a 101 to a protocol that nobody asked for")
+            return
+        self.state = TUNNEL
+        self.server.failures = 0
+        self.server.slots[self.server.first_code_slot] += 1
+        asker.protocol_switches(head, protocols, data)
 
     cdef void _frame(self, Head head, bytes data, Py_ssize_t end):
         """The head of the final answer is there: decide how its body ends, and pass both on."""
@@ -409,6 +407,8 @@ cdef class Connection(Timed):
             self.asker.answer_goes_on(b"", True)
         elif self.state == FREE:
             self.state = OVER
+        elif self.state == TUNNEL:
+            self.leave()
         elif self.state != OVER:
             self._fails("it ends before it is complete", True)
 

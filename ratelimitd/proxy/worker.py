@@ -124,7 +124,8 @@ class Worker:
 
     async def _listen(self, bind: str, sock: socket.socket) -> None:
         slots = measures.listener_slots(self._segment.registry, bind)
-        listener = Listener(self._live, bind, b"http", slots.first_outcome, slots.active, slots.idle)
+        states = slots.active, slots.idle, slots.tunnel
+        listener = Listener(self._live, bind, b"http", slots.first_outcome, *states)
         create = self._loop.create_unix_server if sock.family == socket.AF_UNIX else self._loop.create_server
         sock.setblocking(False)
         self._servers.append(await create(lambda: ClientConnection(listener), sock=sock, backlog=BACKLOG))
