@@ -140,7 +140,7 @@ LIMIT = Section(
         Setting(
             "concurrent",
             kinds.whole(1, 1_000_000),
-            "Instead of rate: requests in flight for each key.",
+            "Instead of rate: requests in flight for each key; a tunnel is one until it ends.",
             example=10,
         ),
         Setting("match", matching.MATCH, "Which requests it is for; without it every request."),

@@ -31,7 +31,6 @@ UNSUPPORTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "store_options.password_file": (bool, _REDIS),
     "store_options.ca_file": (bool, _REDIS),
     "store_options.secret_file": (bool, _REDIS),
-    "timeouts.tunnel": (_not(model.Timeouts().tunnel_ms), "tunnels"),
 }
 
 

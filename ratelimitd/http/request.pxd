@@ -4,7 +4,6 @@ from ratelimitd.http.head cimport Head
 from ratelimitd.http.matching cimport RequestText
 
 
-cdef bint asks_for_upgrade(Head head)
 cdef bint tells_rate_limit(Head head) noexcept
 cdef bint takes_trailers(Head head)
 cdef bint accepts_text(Head head)

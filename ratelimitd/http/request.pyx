@@ -23,16 +23,6 @@ cdef extern from "string.h" nogil:
     void* memmem(const void* haystack, size_t n, const void* needle, size_t needle_n)
 
 
-cdef bint asks_for_upgrade(Head head):
-    """Whether Connection and Upgrade ask for another protocol. h2c is an offer that is declined by going on
-    with HTTP/1.1 (RFC 9110, 7.8)."""
-    cdef int at
-    if not head.upgrades:
-        return False
-    at = head.find(b"upgrade")
-    return at >= 0 and head.value(at).lower() != b"h2c"
-
-
 cdef bint tells_rate_limit(Head head) noexcept:
     """Whether the upstream has its own RateLimit fields: those are left alone."""
     cdef int i

@@ -13,15 +13,15 @@ from libc.stdint cimport uint8_t, uint64_t
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.matching cimport RequestText
 from ratelimitd.http.request cimport (
-    accepts_text, asks_for_upgrade, believed_values, needs_care, origin_line, request_text,
-    takes_trailers,
+    accepts_text, believed_values, needs_care, origin_line, request_text, takes_trailers,
 )
 from ratelimitd.http.request_body cimport RequestBody
+from ratelimitd.http.upgrade cimport offered_protocols, upgrade_lines
 from ratelimitd.limits.decision cimport ADMIT, AGAIN, AMBIGUOUS, BANNED, DENY, LIMIT, Decision, Limiter
 from ratelimitd.proxy.admission cimport ROOM, TOO_MANY, Admitted
 from ratelimitd.proxy.clock cimport boottime_us
 from ratelimitd.proxy.exchange cimport (
-    ANSWERING, ASKED, BODY, CLOSED, DISCARDING, HEAD, IDLE, LINGERING, MOST_PIPELINED,
+    ANSWERING, ASKED, BODY, CLOSED, DISCARDING, HEAD, IDLE, LINGERING, MOST_PIPELINED, TUNNEL,
 )
 from ratelimitd.proxy.live cimport CLIENT_GONE, DENIED, LIMITED, MALFORMED, SHED, Listener, Policy, Route
 from ratelimitd.proxy.upload cimport BODY_TOO_LARGE, Upload
@@ -76,6 +76,8 @@ cdef class ClientConnection(Upload):
         if self.state == ASKED or self.state == ANSWERING or self.state == BODY:
             self.drop_upstream()
             self.end_request(CLIENT_GONE)
+        elif self.state == TUNNEL:
+            self._leave_tunnel()
         self.state = CLOSED
         self.live.slots[self.listener.idle_slot] -= 1
         self.live.admission.leave(&self.entries)
@@ -174,6 +176,7 @@ cdef class ClientConnection(Upload):
         self.expects_continue = head.expects_continue
         self.body_left = 1 if head.chunked else max(head.content_length, 0)
         self.idempotent = method in IDEMPOTENT
+        self.offered = offered_protocols(head) if head.upgrades else None
         if self._is_served(head, method) and self._admit(head, method):
             self._forward(head)
 
@@ -211,8 +214,8 @@ cdef class ClientConnection(Upload):
             self.refuse(501, "this method is not known here")
         elif method == b"CONNECT":
             self.refuse(405, "this is no forward proxy: CONNECT is not served")
-        elif asks_for_upgrade(head):
-            self.refuse(501, "protocol upgrades are not served by this version")
+        elif self.offered is not None and self.body_left:
+            self.refuse(400, "a request with a body cannot switch to another protocol")
         elif not self._is_read_alike(head, method):
             self.refuse(400, "the request can be read in more than one way")
         else:
@@ -229,7 +232,7 @@ cdef class ClientConnection(Upload):
         if not self.idempotent and method in UNKNOWN_TO_LLHTTP:
             line = b"POST" + data[head.method_end : head.fields_start]  # which is framed in the same way
         if head.upgrades or line is not None:
-            # Of an offer to upgrade, llhttp would leave all that follows, the body too, to what is offered.
+            # llhttp would leave all that follows, a body too, to the protocol that is offered.
             data = head.render(line, NOTHING, end)
             start, end = 0, PyBytes_GET_SIZE(data)
         return self.live.second_reader.agrees(data, start, end, self.body_left > 0, self.keep_alive)
@@ -355,6 +358,8 @@ cdef class ClientConnection(Upload):
         cdef Policy policy = self.policy
         cdef bytes lines = policy.forwarding.lines(
             head, self.peer_lines, self.peer_text, self.scheme, self.trusted)
+        if self.offered is not None:
+            lines += upgrade_lines(self.offered)
         if policy.log is not None:
             self.request_id = policy.forwarding.id
         if head.has_te and takes_trailers(head):

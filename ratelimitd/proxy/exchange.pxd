@@ -24,6 +24,7 @@ cdef enum State:
     DISCARDING  # the rest of a body that nobody wants
     LINGERING  # we have said our last word, and read so that it is not reset away
     CLOSED
+    TUNNEL  # after a 101, until the tunnel that has the transport ends
 
 
 cdef class Exchange(Downstream):
@@ -81,6 +82,7 @@ cdef class Exchange(Downstream):
     cdef void keep_head(self, Head head)
     cdef void _log(self, Outcome outcome, uint64_t now_us)
     cdef void _describe(self, AccessLine* line)
+    cdef void _give_places_back(self)
     cdef void _count_out(self, Py_ssize_t n) noexcept
     cdef void await_next(self)
     cdef void pause_reading(self, bint pause)
@@ -88,6 +90,7 @@ cdef class Exchange(Downstream):
     cdef void cut(self)
     cdef void cut_answer(self)
     cdef void _await_sent(self)
+    cdef void _leave_tunnel(self)
     cdef void _answered(self)
     cdef void _settle(self, bint close, bint unreadable)
     cdef void linger(self)

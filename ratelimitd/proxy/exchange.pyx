@@ -11,26 +11,19 @@ from libc.stdint cimport int64_t, uint64_t
 
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.request cimport accepts_text, tells_rate_limit
+from ratelimitd.http.upgrade cimport upgrade_lines
 from ratelimitd.limits.charges cimport Client
-from ratelimitd.proxy.access_log cimport (
-    LINE_OUTCOME, AccessLine, AccessLog, Kept, tell_bytes, tell_own, tell_sent,
-)
+from ratelimitd.proxy.access_log cimport LINE_OUTCOME, AccessLine, AccessLog, Kept, tell_bytes, tell_own, tell_sent
 from ratelimitd.proxy.clock cimport boottime_us, wall_us
 from ratelimitd.proxy.live cimport (
     CLIENT_GONE, FORWARDED, MALFORMED, SHED, TIMEOUT, UPSTREAM_ERROR, Listener, Live, Outcome, Policy,
 )
-from ratelimitd.proxy.upstream cimport Downstream
+from ratelimitd.proxy.reset cimport reset
+from ratelimitd.proxy.tunnel cimport End, Tunnel
+from ratelimitd.proxy.upstream cimport Connection, Downstream
 
 from ratelimitd.proxy.balancing import hash_client
 from ratelimitd.segment import series as _series
-
-cdef extern from "<sys/socket.h>" nogil:
-    const int SOL_SOCKET
-    const int SO_LINGER
-    struct linger:
-        int l_onoff
-        int l_linger
-    int setsockopt(int fd, int level, int name, const void* value, unsigned int size)
 
 cdef enum:
     SPAN_BYTES = 16384  # what a body must move in each span of `timeouts.body`
@@ -131,6 +124,36 @@ cdef class Exchange(Downstream):
         self.end_request(UPSTREAM_ERROR)
         self.cut_answer()
 
+    cdef void protocol_switches(self, Head head, bytes protocols, bytes data):
+        """The request is answered, and counted, by the 101; its places are held until the tunnel ends."""
+        cdef Connection connection = self.connection
+        cdef bytes early = self.buffer[self.at :]
+        cdef bytes answer = head.render(None, self.rate_lines + upgrade_lines(protocols), head.end)
+        cdef int held_count
+        self.status = head.status
+        self.answered_us = connection.answered_us
+        self.heads_out += PyBytes_GET_SIZE(answer)
+        self._count_out(PyBytes_GET_SIZE(answer))
+        self.write(answer)
+        self.held_count, held_count = 0, self.held_count
+        self.end_request(FORWARDED)
+        self.held_count = held_count
+        self.state = TUNNEL
+        self.live.slots[self.listener.idle_slot] -= 1
+        self.live.slots[self.listener.tunnel_slot] += 1
+        self.live.wheel.clear(self)
+        self.buffer = NOTHING
+        client = End(self.transport, self, self.live.bytes_in_slot, self.write_paused, self.reading_paused, self.ended)
+        server = End(
+            connection.transport, connection, self.live.bytes_out_slot, connection.full, connection.paused, False
+        )
+        Tunnel(self.live, client, server).open(early, data[head.end :])
+
+    cdef void _leave_tunnel(self):
+        self._give_places_back()
+        self.live.slots[self.listener.tunnel_slot] -= 1
+        self.live.slots[self.listener.idle_slot] += 1
+
     def pause_writing(self):
         self.write_paused = True
         if self.connection is not None:
@@ -198,12 +221,9 @@ cdef class Exchange(Downstream):
         """Counts the request in work, once."""
         cdef Live live = self.live
         cdef int64_t duration_us
-        cdef int i
         cdef uint64_t now_us = 0
         self.request = None
-        for i in range(self.held_count):
-            live.inflight.leave(self.held[i])
-        self.held_count = 0
+        self._give_places_back()
         live.slots[self.listener.outcome_slot + outcome] += 1
         live.slots[self.listener.active_slot] -= 1
         live.slots[self.listener.idle_slot] += 1
@@ -215,6 +235,12 @@ cdef class Exchange(Downstream):
             live.observe(live.overhead_slot, live.overhead_bounds, live.overhead_bound_count, duration_us)
         if self.policy.log is not None:
             self._log(outcome, now_us or boottime_us())
+
+    cdef void _give_places_back(self):
+        cdef int i
+        for i in range(self.held_count):
+            self.live.inflight.leave(self.held[i])
+        self.held_count = 0
 
     cdef void _count_out(self, Py_ssize_t n) noexcept:
         self.live.slots[self.live.bytes_out_slot] += n
@@ -360,13 +386,11 @@ cdef class Exchange(Downstream):
     cdef void cut_answer(self):
         """Ends an answer that has begun and will not be finished. Where its end is that of the connection, a
         reset is all that tells the client."""
-        cdef linger no_linger
         if self.until_close:
-            no_linger.l_onoff, no_linger.l_linger = 1, 0
-            setsockopt(
-                self.transport.get_extra_info("socket").fileno(), SOL_SOCKET, SO_LINGER, &no_linger, sizeof(no_linger)
-            )
-        self.cut()
+            self.state = CLOSED
+            reset(self.transport)
+        else:
+            self.cut()
 
     cdef void pause_reading(self, bint pause):
         if pause != self.reading_paused:

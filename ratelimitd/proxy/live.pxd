@@ -66,6 +66,7 @@ cdef class Policy:
         uint64_t body_ms
         uint64_t idle_ms
         uint64_t response_ms
+        uint64_t tunnel_ms
         Head head  # of requests; shared, since a head is used up before the next is parsed
 
 
@@ -103,5 +104,6 @@ cdef class Listener:
         int active_slot
         int idle_slot
         int failure_slot  # of the first HandshakeFailure; the others follow
+        int tunnel_slot
 
     cdef void count_failure(self, HandshakeFailure failure) noexcept

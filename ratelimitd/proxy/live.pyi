@@ -73,7 +73,14 @@ class Live:
 
 class Listener:
     def __init__(
-        self, live: Live, bind: str, outcome_slot: int, active_slot: int, idle_slot: int, failure_slot: int
+        self,
+        live: Live,
+        bind: str,
+        outcome_slot: int,
+        active_slot: int,
+        idle_slot: int,
+        tunnel_slot: int,
+        failure_slot: int,
     ) -> None: ...
     @property
     def live(self) -> Live: ...

@@ -64,6 +64,7 @@ cdef class Policy:
         self.body_ms = config.timeouts.body_ms
         self.idle_ms = config.timeouts.idle_ms
         self.response_ms = config.timeouts.response_ms
+        self.tunnel_ms = config.timeouts.tunnel_ms
         self.head = Head(config.bounds.headers)
 
 
@@ -117,12 +118,15 @@ cdef class Live:
 cdef class Listener:
     """One address where clients connect, and the words that count what came in there."""
 
-    def __init__(self, Live live, str bind, int outcome_slot, int active_slot, int idle_slot, int failure_slot):
+    def __init__(
+        self, Live live, str bind, int outcome_slot, int active_slot, int idle_slot, int tunnel_slot, int failure_slot
+    ):
         self.live = live
         self.bind = bind
         self.outcome_slot = outcome_slot
         self.active_slot = active_slot
         self.idle_slot = idle_slot
+        self.tunnel_slot = tunnel_slot
         self.failure_slot = failure_slot
 
     cdef void count_failure(self, HandshakeFailure failure) noexcept:

@@ -36,6 +36,7 @@ class ListenerSlots:
     first_outcome: int
     active: int
     idle: int
+    tunnel: int
     first_failure: int
 
 
@@ -71,6 +72,7 @@ def listener_slots(registry: Registry, bind: str) -> ListenerSlots:
         first_outcome=_consecutive(outcomes),
         active=registry.series("ratelimitd_connections", (bind, "active")),
         idle=registry.series("ratelimitd_connections", (bind, "idle")),
+        tunnel=registry.series("ratelimitd_connections", (bind, "tunnel")),
         first_failure=_consecutive(failures),
     )
 

@@ -25,6 +25,7 @@ cdef class Downstream(Timed):
         bint request_whole  # `request` is all of it: it can be sent once more
         bint hostless  # it has no Host: that of the server is put in
         bint idempotent
+        bytes offered  # protocols to switch to; None: it stays with HTTP
         bint is_head
         int minor  # of the HTTP version; 0 knows no chunks: it gets the content and then the end
 
@@ -33,6 +34,7 @@ cdef class Downstream(Timed):
     cdef void answer_interim(self, bytes head)
     cdef void answer_fails(self, int status, str detail)
     cdef void answer_is_cut(self, str detail)
+    cdef void protocol_switches(self, Head head, bytes protocols, bytes data)
     cdef void upstream_is_full(self, bint full)
     cdef void upstream_is_open(self)
     cdef void turned_away(self)
@@ -106,9 +108,9 @@ cdef class Connection(Kept):
     cdef void _read_head(self, bytes data)
     cdef Py_ssize_t _interim(self, Head head, bytes data, Py_ssize_t start, Py_ssize_t end)
     cdef void _frame(self, Head head, bytes data, Py_ssize_t end)
+    cdef void _switch(self, Head head, bytes data)
     cdef void _pass_content(self)
     cdef void _read_body(self, bytes data)
     cdef Py_ssize_t _reach(self, bytes data, Py_ssize_t start)
-    cdef void _ended(self, str why)
     cdef void _lost(self, error)
     cdef void _fails(self, str why, bint closed)

@@ -8,10 +8,11 @@ until it is done, whether or not the client still waits. Which server is asked, 
 """
 
 from cpython.bytes cimport PyBytes_GET_SIZE
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport uint64_t
 
 from ratelimitd.http.body cimport ChunkedReader
 from ratelimitd.http.head cimport CONTENT_LENGTH, TRANSFER_ENCODING, Head
+from ratelimitd.http.upgrade cimport taken_protocols
 from ratelimitd.overload.waiting cimport Place
 from ratelimitd.proxy.balancing cimport Balancer, Kept, Server
 from ratelimitd.proxy.clock cimport boottime_us
@@ -24,6 +25,7 @@ cdef enum:
     CHUNKED
     UNTIL_CLOSE
     OVER
+    TUNNEL  # a 101 was passed on: a tunnel has the transport
 
 cdef int MOST_INTERIMS = 16
 cdef int MOMENT_MS = 100
@@ -41,6 +43,9 @@ cdef class Downstream(Timed):
 
     cdef void answer_interim(self, bytes head):
         """A whole 1xx answer; the final one follows."""
+
+    cdef void protocol_switches(self, Head head, bytes protocols, bytes data):
+        """A 101 takes up the offer: all that follows, beginning with data[head.end:], is no HTTP any more."""
 
     cdef void answer_fails(self, int status, str detail):
         """There is no answer, and none has begun."""
@@ -255,7 +260,7 @@ cdef class Connection(Kept):
             end = head.find_end(data, start, &self.resume)
             if end == 0:
                 if PyBytes_GET_SIZE(data) - start > MOST_HEAD:
-                    self._ended(TOO_LARGE)
+                    self._fails(TOO_LARGE, False)
                 elif start:
                     self.resume -= start
                     self.buffer = data[start:]
@@ -263,14 +268,11 @@ cdef class Connection(Kept):
                     self.buffer = data
                 return
             self.resume = 0
-            if end < 0:
-                self._ended("a line of the answer ends in a bare LF")
-                return
-            if end - start > MOST_HEAD:
-                self._ended(TOO_LARGE)
+            if end < 0 or end - start > MOST_HEAD:
+                self._fails("a line of the answer ends in a bare LF" if end < 0 else TOO_LARGE, False)
                 return
             if head.parse_response(data, start, end):
-                self._ended(head.fault.decode())
+                self._fails(head.fault.decode(), False)
                 return
             if head.status >= 200:
                 break
@@ -283,8 +285,11 @@ cdef class Connection(Kept):
     cdef Py_ssize_t _interim(self, Head head, bytes data, Py_ssize_t start, Py_ssize_t end):
         """Passes a 1xx on; returns where the next head starts, -1 when there is no use in going on."""
         self.interims += 1
-        if head.status == 101 or self.interims > MOST_INTERIMS:
-            self._ended("a 101 that nobody asked for" if head.status == 101 else "more than 16 interim answers")
+        if head.status == 101:
+            self._switch(head, data)
+            return -1
+        if self.interims > MOST_INTERIMS:
+            self._fails("more than 16 interim answers", False)
             return -1
         if self.asker is None:
             return end
@@ -292,6 +297,21 @@ cdef class Connection(Kept):
         head.drop_all(TRANSFER_ENCODING)
         self.asker.answer_interim(head.render(None, b"", end))
         return end if self.asker is not None else -1
+
+    cdef void _switch(self, Head head, bytes data):
+        """A 101: hands the connection over to who offered the protocol."""
+        cdef Downstream asker = self.asker
+        cdef bytes offered = None if asker is None else asker.offered
+        cdef bytes protocols = None if offered is None else taken_protocols(head, offered)
+        head.drop_all(CONTENT_LENGTH)
+        head.drop_all(TRANSFER_ENCODING)
+        if protocols is None:
+            self._fails("a 101 to a protocol that nobody asked for", False)
+            return
+        self.state = TUNNEL
+        self.upstream.balancer.answered(self.server)
+        self.server.slots[self.server.first_code_slot] += 1
+        asker.protocol_switches(head, protocols, data)
 
     cdef void _frame(self, Head head, bytes data, Py_ssize_t end):
         """The head of the final answer is there: decide how its body ends, and pass both on."""
@@ -322,7 +342,7 @@ cdef class Connection(Kept):
         reach = self._reach(data, end)
         if reach < 0:
             self.state = HEAD  # nothing of it was passed on
-            self._ended(self.chunks.fault)
+            self._fails(self.chunks.fault, False)
         elif self.chunks is not None and asker.minor == 0:
             head.drop_all(TRANSFER_ENCODING)
             asker.answer_begins(head, data, end, True, False)
@@ -339,7 +359,7 @@ cdef class Connection(Kept):
         cdef Downstream asker = self.asker
         cdef Py_ssize_t reach = self._reach(data, 0)
         if reach < 0:
-            self._ended(self.chunks.fault)
+            self._fails(self.chunks.fault, False)
             return
         if self.chunks is not None and asker.minor == 0:
             self._pass_content()
@@ -389,27 +409,23 @@ cdef class Connection(Kept):
         elif self.state == UNTIL_CLOSE and error is None:
             self.state = OVER
             self.asker.answer_goes_on(b"", True)
-        elif self.state == FREE:
+        elif self.state == TUNNEL:
+            self.leave(False)
+        elif self.state == FREE or self.state == OVER:
             self.state = OVER
-        elif self.state != OVER:
+        else:
             self._fails("it ends before it is complete", True)
 
-    def pause_writing(self):
-        self.full = True
+    def pause_writing(self, bint full=True):
+        self.full = full
         if self.asker is not None:
-            self.asker.upstream_is_full(True)
+            self.asker.upstream_is_full(full)
 
     def resume_writing(self):
-        self.full = False
-        if self.asker is not None:
-            self.asker.upstream_is_full(False)
-
-    cdef void _ended(self, str why):
-        """The answer is none: the exchange ends here."""
-        self._fails(why, False)
+        self.pause_writing(False)
 
     cdef void _fails(self, str why, bint closed):
-        """The exchange ends, and not well; `closed`: by the server, which had nothing more to say."""
+        """The answer is none: the exchange ends here. `closed`: by the server, which had nothing more to say."""
         cdef Downstream asker = self.asker
         cdef bint began = self.state != HEAD
         cdef bint fresh_try = closed and not began and self.used and self.buffer is None and self.interims == 0

@@ -143,9 +143,8 @@ class Worker:
     def _protocols(self, bind: str) -> Callable[[], asyncio.BaseProtocol]:
         """What makes the protocol of each connection that is accepted on `bind`."""
         slots = measures.listener_slots(self._segment.registry, bind)
-        listener = Listener(
-            self._live, bind, slots.first_outcome, slots.active, slots.idle, slots.first_failure
-        )
+        states = slots.active, slots.idle, slots.tunnel
+        listener = Listener(self._live, bind, slots.first_outcome, *states, slots.first_failure)
         return lambda: accepted(listener)
 
     def _tick(self, late_us: int, count: int) -> None:

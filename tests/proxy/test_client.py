@@ -546,6 +546,6 @@ def test_answers_to_head_have_no_body(daemon: Daemon, upstream: Recording) -> No
 
 def test_refusals_are_problems(daemon: Daemon) -> None:
     with Client(daemon.port) as client:
-        answer = client.ask(get("/", "Upgrade: websocket", "Connection: upgrade"))
+        answer = client.ask(get("/", method="BREW"))
         problem = json.loads(answer.body)
         assert (problem["status"], problem["title"]) == (501, "Not Implemented")
