@@ -13,7 +13,6 @@ from libc.stdint cimport uint64_t
 from ratelimitd.http.body cimport ChunkedReader
 from ratelimitd.http.head cimport CONTENT_LENGTH, TRANSFER_ENCODING, Head
 from ratelimitd.http.upgrade cimport taken_protocols
-from ratelimitd.overload.waiting cimport Place
 from ratelimitd.proxy.balancing cimport Balancer, Kept, Server
 from ratelimitd.proxy.clock cimport boottime_us
 from ratelimitd.proxy.deadlines cimport Timed, Wheel
