@@ -66,6 +66,8 @@ cdef class Head:
         bint expects_continue
         bint upgrades
         bint is_head
+        bint raw_target  # it holds UTF-8 that is not percent-encoded
+        bint odd_framing  # the length or coding is not spelt as everybody does
         bint underscores  # one of the names holds a `_`
         int host  # index of the field, -1: none
         const char* fault
@@ -86,6 +88,8 @@ cdef class Head:
     cdef int _read_fields(self, Py_ssize_t at) noexcept
     cdef int _framing(self, bint is_request) noexcept
     cdef int _content_length(self, Field* field) noexcept
+    cdef bint _is_plain(self, Field* field, const char* text) noexcept
+    cdef bytes plain_framing(self)
     cdef int _connection(self, Field* field, bint is_request) noexcept
     cdef int _check_host(self) noexcept
     cdef int _check_target(self) noexcept

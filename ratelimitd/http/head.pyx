@@ -11,7 +11,7 @@ The result is this object's own memory, reused by the next parse; `values` has f
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport int64_t, uint8_t, uint32_t
-from libc.string cimport memchr, memcmp, memcpy
+from libc.string cimport memchr, memcmp, memcpy, strlen
 
 cdef extern from "ratelimitd/http/scan.h":
     uint8_t NAME_BYTE[256]
@@ -22,12 +22,15 @@ cdef extern from "ratelimitd/http/scan.h":
     int scan_is_name(const uint8_t* p, const char* lower, size_t n) noexcept nogil
     size_t scan_text(const uint8_t* p, size_t n) noexcept nogil
     int scan_all(const uint8_t* table, const uint8_t* p, size_t n) noexcept nogil
+    int scan_utf8_target(const uint8_t* p, size_t n) noexcept nogil
+    size_t scan_ipv6(const uint8_t* p, size_t n) noexcept nogil
     Py_ssize_t scan_head_end(const uint8_t* base, size_t length, size_t start, size_t* resume) noexcept nogil
 
 scan_prepare()
 
 # A Connection field that names more is an attack on the time it takes to look them up.
 cdef int MOST_CONNECTION_OPTIONS = 32
+cdef int MOST_PORT = 65535
 
 # llhttp's methods (RFC 9110, IANA's registry and what is in use); CONNECT is refused by `proxy/client`.
 METHODS = frozenset(
@@ -149,8 +152,9 @@ cdef class Head:
             return self._fail(400, b"the request line must be: method, target, HTTP version")
         if self.target_end - self.target_start > target_bound:
             return self._fail(414, b"the request target is longer than bounds.target")
-        if not scan_all(TARGET_BYTE, base + self.target_start, self.target_end - self.target_start):
-            return self._fail(400, b"the request target holds a space, a `#`, a control or a byte above 127")
+        self.raw_target = not scan_all(TARGET_BYTE, base + self.target_start, self.target_end - self.target_start)
+        if self.raw_target and not scan_utf8_target(base + self.target_start, self.target_end - self.target_start):
+            return self._fail(400, b"the request target holds a space, a `#`, a control or bytes that are no UTF-8")
         if line_end - at != 8 or memcmp(base + at, b"HTTP/", 5) != 0 or base[at + 6] != c".":
             return self._fail(400, b"the request line must end in HTTP/1.1 or HTTP/1.0")
         if not (c"0" <= base[at + 5] <= c"9" and c"0" <= base[at + 7] <= c"9"):
@@ -248,7 +252,7 @@ cdef class Head:
         cdef Field* field
         cdef int i, status = 0
         self.content_length = -1
-        self.chunked = self.expects_continue = self.upgrades = False
+        self.chunked = self.expects_continue = self.upgrades = self.odd_framing = False
         self.keep_alive = self.minor == 1
         self.closes = False
         self.host = -1
@@ -268,6 +272,7 @@ cdef class Head:
                 ):
                     return self._fail(400, b"the transfer coding must be one single `chunked`")
                 self.chunked = True
+                self.odd_framing |= not self._is_plain(field, b"chunked")
             elif field.name == CONNECTION:
                 field.drop = 1
                 status = self._connection(field, is_request)
@@ -301,7 +306,25 @@ cdef class Head:
                 return self._fail(400, b"the Content-Length is no decimal number")
             length = length * 10 + digit[i] - c"0"
         self.content_length = length
+        self.odd_framing |= (digit[0] == c"0" and n > 1) or not self._is_plain(field, b"")
         return 0
+
+    cdef bint _is_plain(self, Field* field, const char* text) noexcept:
+        """Whether the value starts with `text`, behind one space and up to the line end."""
+        cdef const uint8_t* base = self.base
+        return (
+            field.value_start == field.name_end + 2
+            and base[field.name_end + 1] == c" "
+            and base[field.value_end] == c"\r"
+            and memcmp(base + field.value_start, text, strlen(text)) == 0
+        )
+
+    cdef bytes plain_framing(self):
+        """The line of framing in the spelling that nobody misreads; the one that came is dropped. Servers differ
+        on tabs, on leading zeros, and on white space behind a value."""
+        self.drop_all(CONTENT_LENGTH)
+        self.drop_all(TRANSFER_ENCODING)
+        return b"Transfer-Encoding: chunked\r\n" if self.chunked else b"Content-Length: %d\r\n" % self.content_length
 
     cdef int _connection(self, Field* field, bint is_request) noexcept:
         """The options of a Connection field (RFC 9110, 7.6.1). A field that it names is not forwarded, but
@@ -344,6 +367,7 @@ cdef class Head:
         """Exactly one Host, host [":" port], in HTTP/1.1 (RFC 9112, 3.2)."""
         cdef const uint8_t* p
         cdef Py_ssize_t n, at
+        cdef int port = 0
         if self.host < 0:
             if self.minor == 1:
                 return self._fail(400, b"no Host field")
@@ -352,12 +376,9 @@ cdef class Head:
         n = self.fields[self.host].value_end - self.fields[self.host].value_start
         at = 0
         if n > 0 and p[0] == c"[":
-            at = 1
-            while at < n and (c"0" <= p[at] <= c"9" or c"a" <= (p[at] | 0x20) <= c"f" or p[at] == c":" or p[at] == c"."):
-                at += 1
-            if at < 4 or at == n or p[at] != c"]":
+            at = scan_ipv6(p, n)
+            if at == 0:
                 return self._fail(400, b"the Host field holds no valid address in brackets")
-            at += 1
         else:
             while at < n and HOST_BYTE[p[at]]:
                 at += 1
@@ -365,9 +386,10 @@ cdef class Head:
                 return self._fail(400, b"the Host field names no host")
         if at < n and p[at] == c":":
             at += 1
-            while at < n and c"0" <= p[at] <= c"9":
+            while at < n and c"0" <= p[at] <= c"9" and port <= MOST_PORT:
+                port = port * 10 + p[at] - c"0"
                 at += 1
-        if at != n:
+        if at != n or port > MOST_PORT:
             return self._fail(400, b"the Host field is no host and port")
         return 0
 

@@ -8,6 +8,8 @@ cdef bint tells_rate_limit(Head head) noexcept
 cdef bint accepts_text(Head head)
 cdef bint needs_care(Head head) noexcept
 cdef bytes origin_target(Head head)
+cdef bytes encoded_target(Head head)
+cdef bytes encoded_line(Head head)
 cdef bytes origin_line(Head head)
 cdef object request_text(Head head, bytes method)
 cpdef bytes believed_values(Head head, bytes name)

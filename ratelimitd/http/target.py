@@ -2,7 +2,8 @@
 
 A path is compared without its query, percent-decoded once, `\\` as `/`, `//` joined, dots resolved; one that
 holds NUL or climbs above the root is refused. Routes compare exactly after that; limits also ignore case,
-one trailing `/` and `;parameters`, so that no other spelling gets around a limit. What is forwarded are the
+one trailing `/` and `;parameters`, so that no other spelling gets around a limit. What can be decoded in two
+ways (a `%` that is no escape, UTF-8 in more bytes than it needs) is refused too. What is forwarded are the
 client's own bytes.
 """
 
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
     from ratelimitd.config.model import Match
 
+_NO_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+# `/` and `.` in two, three or four bytes: to a careless decoder the same, to a comparison not.
+_OVERLONG: Final = re.compile(
+    rb"[\xc0\xc1][\x80-\xbf]|\xe0[\x80-\x9f][\x80-\xbf]|\xf0[\x80-\x8f][\x80-\xbf]{2}"
+)
 _SLASHES: Final = re.compile(r"/+")
 _PARAMETERS: Final = re.compile(r";[^/]*")
 
@@ -27,7 +33,12 @@ _PARAMETERS: Final = re.compile(r";[^/]*")
 def normal_path(target: bytes) -> str:
     """The path of an origin-form target as it is compared. Bytes above 127 stand as Latin-1."""
     raw = target.split(b"?", 1)[0]
-    text = unquote_to_bytes(raw).decode("latin-1").replace("\\", "/")
+    if _NO_ESCAPE.search(raw):
+        raise ClientFault(400, "the path holds a % without two hex digits")
+    octets = unquote_to_bytes(raw)
+    if _OVERLONG.search(octets):
+        raise ClientFault(400, "the path holds an overlong encoding")
+    text = octets.decode("latin-1").replace("\\", "/")
     if "\0" in text:
         raise ClientFault(400, "the path holds %00")
     path, climbs = _resolved(text)

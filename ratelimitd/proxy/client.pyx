@@ -12,7 +12,7 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.request cimport (
-    accepts_text, asks_for_upgrade, believed_values, needs_care, origin_line, request_text,
+    accepts_text, asks_for_upgrade, believed_values, encoded_line, needs_care, origin_line, request_text,
 )
 from ratelimitd.http.second_reader cimport Witness
 from ratelimitd.limits.inflight cimport ENTERED, FULL, Entered
@@ -226,9 +226,10 @@ cdef class ClientConnection(Exchange):
         """Whether the second reader reads this request as we do."""
         cdef bytes data = self.buffer
         cdef Py_ssize_t start = head.start, end = head.end
-        if head.upgrades:
+        if head.upgrades or head.raw_target:
             # An offer that we decline; llhttp would leave all that follows, the body too, to what is offered.
-            data = head.render(None, NOTHING, end)
+            # Nor does it know the spelling of a target that we mend.
+            data = head.render(encoded_line(head), NOTHING, end)
             start, end = 0, PyBytes_GET_SIZE(data)
         return self.live.second_reader.agrees(data, start, end, self.body_left > 0, self.keep_alive)
 

@@ -1,6 +1,7 @@
-"""The corpus of requests, one file for each: invalid ones with one mistake, named after it, and valid ones.
+"""The corpus of requests, one file for each: invalid ones with one mistake, named after it, valid ones, and
+several on one connection.
 
-tests/corpora/http/invalid.txt and valid.txt say what becomes of each.
+tests/corpora/http/invalid.txt, valid.txt and pipelined.txt say what becomes of each, and on whose word.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ CORPUS: Final = Path(__file__).parent.parent / "corpora" / "http"
 
 @dataclasses.dataclass(frozen=True)
 class Invalid:
-    """A request that gets `status`; `in_head`: the parser of heads alone refuses it."""
+    """A request that gets `status`; 0: none, since it never becomes whole. `place` is where that shows."""
 
     name: str
     status: int
-    in_head: bool
+    place: str  # head, request, body or cut
     data: bytes
 
 
@@ -28,6 +29,7 @@ class Valid:
     name: str
     method: bytes
     content_length: int | None
+    chunked: bool
     keep_alive: bool
     data: bytes
 
@@ -45,9 +47,18 @@ class Valid:
         return self.data.lstrip(b"\r\n").partition(b"\r\n\r\n")[2]
 
 
+@dataclasses.dataclass(frozen=True)
+class Pipelined:
+    """What a client sends at once, and the statuses of the answers."""
+
+    name: str
+    statuses: tuple[int, ...]
+    data: bytes
+
+
 def _lines(kind: str, columns: int) -> Iterator[list[str]]:
     for line in (CORPUS / f"{kind}.txt").read_text().splitlines():
-        if not line.startswith("#"):
+        if line and not line.startswith("#"):
             yield line.split(" ", columns - 1)
 
 
@@ -57,7 +68,7 @@ def _data(kind: str, name: str) -> bytes:
 
 def invalid() -> list[Invalid]:
     return [
-        Invalid(name, int(status), place == "head", _data("invalid", name))
+        Invalid(name, 0 if status == "-" else int(status), place, _data("invalid", name))
         for name, status, place, _ in _lines("invalid", 4)
     ]
 
@@ -67,11 +78,19 @@ def valid() -> list[Valid]:
         Valid(
             name,
             method.encode(),
-            None if length == "-" else int(length),
+            int(length) if length.isdigit() else None,
+            length == "chunked",
             persistence == "keep",
             _data("valid", name),
         )
         for name, method, length, persistence in _lines("valid", 4)
+    ]
+
+
+def pipelined() -> list[Pipelined]:
+    return [
+        Pipelined(name, tuple(map(int, statuses.split(","))), _data("pipelined", name))
+        for name, statuses, _ in _lines("pipelined", 3)
     ]
 
 
