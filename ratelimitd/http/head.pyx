@@ -16,21 +16,19 @@ from libc.string cimport memchr, memcmp, memcpy
 cdef extern from "ratelimitd/http/scan.h":
     uint8_t NAME_BYTE[256]
     uint8_t TARGET_BYTE[256]
-    uint8_t HOST_BYTE[256]
     void scan_prepare() noexcept nogil
     size_t scan_name(const uint8_t* p, size_t n, int* underscore) noexcept nogil
     int scan_is_name(const uint8_t* p, const char* lower, size_t n) noexcept nogil
     size_t scan_text(const uint8_t* p, size_t n) noexcept nogil
     int scan_all(const uint8_t* table, const uint8_t* p, size_t n) noexcept nogil
     int scan_utf8_target(const uint8_t* p, size_t n) noexcept nogil
-    size_t scan_ipv6(const uint8_t* p, size_t n) noexcept nogil
+    const char* scan_host_fault(const uint8_t* p, size_t n) noexcept nogil
     Py_ssize_t scan_head_end(const uint8_t* base, size_t length, size_t start, size_t* resume) noexcept nogil
 
 scan_prepare()
 
 # A Connection field that names more is an attack on the time it takes to look them up.
 cdef int MOST_CONNECTION_OPTIONS = 32
-cdef int MOST_PORT = 65535
 
 # Names we know, by length; looked through only where the length fits.
 cdef struct Known:
@@ -353,33 +351,14 @@ cdef class Head:
 
     cdef int _check_host(self) noexcept:
         """Exactly one Host, host [":" port], in HTTP/1.1 (RFC 9112, 3.2)."""
-        cdef const uint8_t* p
-        cdef Py_ssize_t n, at
-        cdef int port = 0
+        cdef const char* fault
         if self.host < 0:
-            if self.minor == 1:
-                return self._fail(400, b"no Host field")
-            return 0
-        p = self.base + self.fields[self.host].value_start
-        n = self.fields[self.host].value_end - self.fields[self.host].value_start
-        at = 0
-        if n > 0 and p[0] == c"[":
-            at = scan_ipv6(p, n)
-            if at == 0:
-                return self._fail(400, b"the Host field holds no valid address in brackets")
-        else:
-            while at < n and HOST_BYTE[p[at]]:
-                at += 1
-            if at == 0:
-                return self._fail(400, b"the Host field names no host")
-        if at < n and p[at] == c":":
-            at += 1
-            while at < n and c"0" <= p[at] <= c"9" and port <= MOST_PORT:
-                port = port * 10 + p[at] - c"0"
-                at += 1
-        if at != n or port > MOST_PORT:
-            return self._fail(400, b"the Host field is no host and port")
-        return 0
+            return self._fail(400, b"no Host field") if self.minor == 1 else 0
+        fault = scan_host_fault(
+            self.base + self.fields[self.host].value_start,
+            self.fields[self.host].value_end - self.fields[self.host].value_start,
+        )
+        return 0 if fault is NULL else self._fail(400, fault)
 
     cdef int find(self, bytes name) noexcept:
         """The index of the first field of that name (given in lower case); -1: none."""

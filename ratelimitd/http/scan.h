@@ -110,6 +110,22 @@ static inline size_t scan_ipv6(const uint8_t *p, size_t n) {
     return strlen(text) == length && inet_pton(AF_INET6, text, &address) == 1 ? length + 2 : 0;
 }
 
+/* What is wrong with a Host value, host [":" port] (RFC 9110, 7.2); NULL: nothing. */
+static inline const char *scan_host_fault(const uint8_t *p, size_t n) {
+    size_t at = 0;
+    unsigned port = 0;
+    if (n > 0 && p[0] == '[') {
+        at = scan_ipv6(p, n);
+        if (at == 0) return "the Host field holds no valid address in brackets";
+    } else {
+        while (at < n && HOST_BYTE[p[at]]) at++;
+        if (at == 0) return "the Host field names no host";
+    }
+    if (at < n && p[at] == ':')
+        for (at++; at < n && '0' <= p[at] && p[at] <= '9' && port <= 65535; at++) port = port * 10 + (p[at] - '0');
+    return at == n && port <= 65535 ? NULL : "the Host field is no host and port";
+}
+
 /* The end of the head that starts at `start`: the offset behind its empty line.
    0: not there yet, and *resume is where to look on (a line start).
    -1: a line ends in a bare LF, and *resume is behind it. */
