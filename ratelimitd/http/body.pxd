@@ -5,6 +5,11 @@ from libc.stdint cimport uint8_t, uint64_t
 cdef enum:
     MOST_NAME = 32  # of a trailer: longer than any that we know
 
+    # what `feed` collects for `take_content`
+    NONE = 0
+    CONTENT = 1
+    CHUNKS = 2  # the content in chunks of the same sizes, and nothing else of their framing
+
 
 cdef class ChunkedReader:
     cdef:
@@ -20,7 +25,7 @@ cdef class ChunkedReader:
         list _plain
         readonly uint64_t length  # of all chunks so far; of the one that is read: what it says of itself
 
-    cdef Py_ssize_t feed(self, bytes data, Py_ssize_t start, bint collect)
+    cdef Py_ssize_t feed(self, bytes data, Py_ssize_t start, int collect)
     cdef bytes take_content(self)
     cdef bytes plain(self)
     cdef bint _step(self, uint8_t c)

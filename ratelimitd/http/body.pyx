@@ -69,7 +69,7 @@ cdef class ChunkedReader:
         return False
 
     cdef bytes take_content(self):
-        """The content seen since the last call, without chunk framing."""
+        """What was collected since the last call."""
         content = b"".join(self._content)
         self._content.clear()
         return content
@@ -78,12 +78,13 @@ cdef class ChunkedReader:
         """What was fed last, without extensions; None where there were none. For a reader that knows less of them."""
         return b"".join(self._plain) if self._plain else None
 
-    cdef Py_ssize_t feed(self, bytes data, Py_ssize_t start, bint collect):
+    cdef Py_ssize_t feed(self, bytes data, Py_ssize_t start, int collect):
         """Reads on at data[start:]. Returns how far the body reaches, at most len(data); -1: no such body."""
         cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(data)
         cdef Py_ssize_t end = PyBytes_GET_SIZE(data)
         cdef Py_ssize_t at = start, plain_from = start
         cdef Py_ssize_t n
+        cdef uint8_t before
         self._plain.clear()
         while at < end and not self.complete:
             if self._state == DATA:
@@ -94,7 +95,13 @@ cdef class ChunkedReader:
                 self._left -= n
                 if self._left == 0:
                     self._state = DATA_CR
-            elif self._step(base[at]):
+                continue
+            before = self._state
+            if self._step(base[at]):
+                if collect == CHUNKS and before == DATA_LF:
+                    self._content.append(b"\r\n")
+                elif collect == CHUNKS and self._state == DATA:
+                    self._content.append(b"%x\r\n" % self._left)
                 if EXTENSION <= self._state < SIZE_LF:
                     if at > plain_from or not self._plain:
                         self._plain.append(data[plain_from:at])

@@ -20,6 +20,7 @@ cdef class Forwarding:
         bytes id  # of the request that `lines` was asked about last: ours or the one kept; None: none
 
     cdef bytes lines(self, Head head, bytes peer_lines, bytes peer, bytes scheme, bint trusted)
+    cdef bytes _identity(self, Head head, bytes peer_lines, bytes peer, bytes scheme, bint trusted)
     cdef bytes _fresh(self, Head head, bytes peer_lines)
     cdef bytes _extended(self, Head head, bytes peer, bytes scheme, bint trusted)
     cdef void _drop_counterfeits(self, Head head)

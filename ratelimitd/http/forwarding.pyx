@@ -52,10 +52,15 @@ cdef class Forwarding:
     cdef bytes lines(self, Head head, bytes peer_lines, bytes peer, bytes scheme, bint trusted):
         """Marks in `head` what must go and returns the lines to add. `peer_lines` are what `peer_lines` made
         of the peer and scheme once per connection."""
-        cdef int i
         self.id = None
         if head.underscores:
             self._drop_counterfeits(head)
+        if head.odd_length:
+            return head.plain_length() + self._identity(head, peer_lines, peer, scheme, trusted)
+        return self._identity(head, peer_lines, peer, scheme, trusted)
+
+    cdef bytes _identity(self, Head head, bytes peer_lines, bytes peer, bytes scheme, bint trusted):
+        cdef int i
         if trusted or self.sends_forwarded:
             return self._extended(head, peer, scheme, trusted)
         for i in range(head.count):

@@ -67,6 +67,8 @@ cdef class Head:
         bint upgrades
         bint has_te
         bint is_head
+        bint raw_target  # it holds UTF-8 that is not percent-encoded
+        bint odd_length  # Content-Length is not spelt as everybody does
         bint underscores  # one of the names holds a `_`
         int host  # index of the field, -1: none
         const char* fault
@@ -87,6 +89,7 @@ cdef class Head:
     cdef int _read_fields(self, Py_ssize_t at) noexcept
     cdef int _framing(self, bint is_request) noexcept
     cdef int _content_length(self, Field* field) noexcept
+    cdef bytes plain_length(self)
     cdef int _connection(self, Field* field, bint is_request) noexcept
     cdef int _check_host(self) noexcept
     cdef int _check_target(self) noexcept

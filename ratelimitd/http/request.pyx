@@ -11,9 +11,13 @@ from libc.string cimport memchr
 from ratelimitd.http.head cimport RATELIMIT, RATELIMIT_POLICY, Head
 from ratelimitd.http.matching cimport RequestText
 
+import re
+
 from ratelimitd.errors import ClientFault
 from ratelimitd.http.replies import wants_text
 from ratelimitd.http.target import normal_host, normal_path
+
+cdef object RAW = re.compile(rb"[\x80-\xff]")
 
 
 cdef extern from "Python.h":
@@ -81,7 +85,7 @@ def read_request(bytes data, Py_ssize_t most_fields, Py_ssize_t head_bound, Py_s
 
 cdef bytes origin_target(Head head):
     """The target in origin-form. Raises ClientFault where an absolute one names another host than Host."""
-    target = head.target()
+    target = encoded_target(head)
     if target.startswith(b"/") or target == b"*":
         return target
     authority, slash, path = target.partition(b"://")[2].partition(b"/")
@@ -90,14 +94,27 @@ cdef bytes origin_target(Head head):
         raise ClientFault(400, "the request target holds userinfo")
     if head.host < 0 or authority.lower() != head.value(head.host).lower():
         raise ClientFault(400, "the request target and the Host field name different hosts")
+    if not slash and not question and head.method() == b"OPTIONS":
+        return b"*"  # RFC 9112, 3.2.4
     return b"/" + (question + query if question else path) if not (question and slash) else (
         b"/" + question + query + slash + path
     )
 
 
+cdef bytes encoded_target(Head head):
+    """The target as it came, but for raw UTF-8, which is percent-encoded (RFC 3987, 3.1): the same path to
+    whoever decodes it, and no bytes that other parsers refuse."""
+    return RAW.sub(lambda found: b"%%%02X" % found[0][0], head.target()) if head.raw_target else head.target()
+
+
+cdef bytes encoded_line(Head head):
+    """The request line as it came, but for raw UTF-8 in the target."""
+    return b"%b %b HTTP/1.%d\r\n" % (head.method(), encoded_target(head), head.minor)
+
+
 cdef bytes origin_line(Head head):
     """The request line as it is forwarded; None: as it came."""
-    if head.minor == 1 and head.base[head.target_start] == c"/":
+    if head.minor == 1 and head.base[head.target_start] == c"/" and not head.raw_target:
         return None
     return b"%b %b HTTP/1.1\r\n" % (head.method(), origin_target(head))
 

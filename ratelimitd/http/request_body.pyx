@@ -2,16 +2,16 @@
 """The body of a request, read as it comes: how far it reaches, and what of it goes on to the server.
 
 Two readers must find the same end (our own count or `body`, and llhttp). A body of a told length goes on as
-it came. Chunks are cut anew, one for what came at once: sizes, extensions and trailers are where servers read
-differently, so the server gets the one spelling that all of them know, a million tiny chunks become few, and
-the last chunk is only written when the body was valid to its end. Trailers end here (RFC 9112, 7.1.2): servers
-that merge them into the head would take from them what the head must not say.
+it came. Of chunks the sizes stay, but their lines are written anew: spellings of sizes and extensions are where
+servers read differently, so the server gets the one that all of them know, the same bytes however they came, and
+the last chunk only when the body was valid to its end. Trailers end here (RFC 9112, 7.1.2): servers that merge
+them into the head would take from them what the head must not say.
 """
 
 from cpython.bytes cimport PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint64_t
 
-from ratelimitd.http.body cimport ChunkedReader
+from ratelimitd.http.body cimport CHUNKS, NONE, ChunkedReader
 from ratelimitd.http.second_reader cimport Witness
 
 cdef bytes LAST_CHUNK = b"0\r\n\r\n"
@@ -38,7 +38,7 @@ cdef class RequestBody:
             reach = <Py_ssize_t>min(<int64_t>size, start + self.left)
             self.left -= reach - start
         else:
-            reach = self.chunks.feed(data, start, wanted)
+            reach = self.chunks.feed(data, start, CHUNKS if wanted else NONE)
             if reach < 0:
                 return self._refuse(self.chunks.fault)
             self.left = not self.chunks.complete
@@ -56,9 +56,7 @@ cdef class RequestBody:
         if self.chunks is None:
             return data if start == 0 and reach == PyBytes_GET_SIZE(data) else data[start:reach]
         content = self.chunks.take_content()
-        if PyBytes_GET_SIZE(content) == 0:
-            return content if self.left else LAST_CHUNK
-        return b"%x\r\n%b\r\n%b" % (PyBytes_GET_SIZE(content), content, b"" if self.left else LAST_CHUNK)
+        return content if self.left else content + LAST_CHUNK
 
     cdef uint64_t length(self) noexcept:
         """Of the chunks so far, the one that is read as large as it says; 0 where the length was told."""

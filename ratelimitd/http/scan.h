@@ -2,10 +2,12 @@
 
    NAME_BYTE maps a byte of a field name (RFC 9110, 5.6.2 `tchar`) to its lower case, anything else to 0.
    TARGET_BYTE is 1 for the bytes that a request target may hold: visible ASCII but `#` (RFC 9112, 3.2).
-   HOST_BYTE is 1 for the bytes of a registered name or an IPv4 address (RFC 3986, 3.2.2, without `,`). */
+   HOST_BYTE is not 0 for those of a registered name or an IPv4 address (RFC 3986, 3.2.2) that can be compared
+   as they are: without `,` and `%`. */
 #ifndef RATELIMITD_SCAN_H
 #define RATELIMITD_SCAN_H
 
+#include <arpa/inet.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -20,7 +22,7 @@ static uint8_t HOST_BYTE[256];
 static inline void scan_prepare(void) {
     int c;
     const char *marks = "!#$%&'*+-.^_`|~";
-    const char *host_marks = "-._~!$&'()*+;=%";
+    const char *host_marks = "-._~!$&'()*+;=";
     for (c = '0'; c <= '9'; c++) NAME_BYTE[c] = HOST_BYTE[c] = (uint8_t)c;
     for (c = 'a'; c <= 'z'; c++) NAME_BYTE[c] = HOST_BYTE[c] = (uint8_t)c;
     for (c = 'A'; c <= 'Z'; c++) NAME_BYTE[c] = HOST_BYTE[c] = (uint8_t)(c | 0x20);
@@ -77,6 +79,51 @@ static inline int scan_all(const uint8_t *table, const uint8_t *p, size_t n) {
     for (i = 0; i < n; i++)
         if (!table[p[i]]) return 0;
     return 1;
+}
+
+/* 1 when every byte may stand in a target, or belongs to a well-formed UTF-8 character (RFC 3629) from U+00A0 on. */
+static inline int scan_utf8_target(const uint8_t *p, size_t n) {
+    size_t i = 0;
+    while (i < n) {
+        uint8_t c = p[i++];
+        int more = c < 0x80 ? 0 : c < 0xc2 ? -1 : c < 0xe0 ? 1 : c < 0xf0 ? 2 : c < 0xf5 ? 3 : -1;
+        uint8_t least = c == 0xc2 || c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80;
+        uint8_t most = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf;
+        if (more < 0 || (more == 0 && !TARGET_BYTE[c])) return 0;
+        for (; more > 0; more--, i++) {
+            if (i == n || p[i] < least || p[i] > most) return 0;
+            least = 0x80, most = 0xbf;
+        }
+    }
+    return 1;
+}
+
+/* The length of the IPv6 address in brackets at the start of `p`; 0: there is none. */
+static inline size_t scan_ipv6(const uint8_t *p, size_t n) {
+    char text[INET6_ADDRSTRLEN];
+    struct in6_addr address;
+    const uint8_t *end = memchr(p, ']', n);
+    size_t length = end == NULL ? 0 : (size_t)(end - p) - 1;
+    if (length == 0 || length >= sizeof text) return 0;
+    memcpy(text, p + 1, length);
+    text[length] = 0;
+    return strlen(text) == length && inet_pton(AF_INET6, text, &address) == 1 ? length + 2 : 0;
+}
+
+/* What is wrong with a Host value, host [":" port] (RFC 9110, 7.2); NULL: nothing. */
+static inline const char *scan_host_fault(const uint8_t *p, size_t n) {
+    size_t at = 0;
+    unsigned port = 0;
+    if (n > 0 && p[0] == '[') {
+        at = scan_ipv6(p, n);
+        if (at == 0) return "the Host field holds no valid address in brackets";
+    } else {
+        while (at < n && HOST_BYTE[p[at]]) at++;
+        if (at == 0) return "the Host field names no host";
+    }
+    if (at < n && p[at] == ':')
+        for (at++; at < n && '0' <= p[at] && p[at] <= '9' && port <= 65535; at++) port = port * 10 + (p[at] - '0');
+    return at == n && port <= 65535 ? NULL : "the Host field is no host and port";
 }
 
 /* The end of the head that starts at `start`: the offset behind its empty line.

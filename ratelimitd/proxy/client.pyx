@@ -13,7 +13,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.matching cimport RequestText
 from ratelimitd.http.request cimport (
-    accepts_text, believed_values, needs_care, origin_line, request_text, takes_trailers,
+    accepts_text, believed_values, encoded_line, needs_care, origin_line, request_text, takes_trailers,
 )
 from ratelimitd.http.request_body cimport RequestBody
 from ratelimitd.http.upgrade cimport offered_protocols, upgrade_lines
@@ -231,6 +231,8 @@ cdef class ClientConnection(Upload):
         cdef Py_ssize_t start = head.start, end = head.end
         if not self.idempotent and method in UNKNOWN_TO_LLHTTP:
             line = b"POST" + data[head.method_end : head.fields_start]  # which is framed in the same way
+        elif head.raw_target:
+            line = encoded_line(head)  # llhttp knows no spelling that we mend
         if head.upgrades or line is not None:
             # llhttp would leave all that follows, a body too, to the protocol that is offered.
             data = head.render(line, NOTHING, end)

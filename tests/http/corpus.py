@@ -1,6 +1,7 @@
-"""The corpus of requests, one file for each: invalid ones with one mistake, named after it, and valid ones.
+"""The corpus of requests, one file for each: invalid ones with one mistake, named after it, valid ones, and
+several on one connection.
 
-tests/corpora/http/invalid.txt and valid.txt say what becomes of each.
+tests/corpora/http/invalid.txt, valid.txt and pipelined.txt say what becomes of each, and on whose word.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ CORPUS: Final = Path(__file__).parent.parent / "corpora" / "http"
 
 @dataclasses.dataclass(frozen=True)
 class Invalid:
-    """A request that gets `status`; `in_head`: the parser of heads alone refuses it."""
+    """A request that gets `status`; 0: none, since it never becomes whole. `place` is where that shows."""
 
     name: str
     status: int
-    in_head: bool
+    place: str  # head, request, body or cut
     data: bytes
 
 
@@ -52,9 +53,18 @@ class Valid:
         return ChunkedReader().read(self.body)[1] if self.chunked else self.body
 
 
+@dataclasses.dataclass(frozen=True)
+class Pipelined:
+    """What a client sends at once, and the statuses of the answers."""
+
+    name: str
+    statuses: tuple[int, ...]
+    data: bytes
+
+
 def _lines(kind: str, columns: int) -> Iterator[list[str]]:
     for line in (CORPUS / f"{kind}.txt").read_text().splitlines():
-        if not line.startswith("#"):
+        if line and not line.startswith("#"):
             yield line.split(" ", columns - 1)
 
 
@@ -64,7 +74,7 @@ def _data(kind: str, name: str) -> bytes:
 
 def invalid() -> list[Invalid]:
     return [
-        Invalid(name, int(status), place == "head", _data("invalid", name))
+        Invalid(name, 0 if status == "-" else int(status), place, _data("invalid", name))
         for name, status, place, _ in _lines("invalid", 4)
     ]
 
@@ -80,6 +90,13 @@ def valid() -> list[Valid]:
             _data("valid", name),
         )
         for name, method, length, persistence in _lines("valid", 4)
+    ]
+
+
+def pipelined() -> list[Pipelined]:
+    return [
+        Pipelined(name, tuple(map(int, statuses.split(","))), _data("pipelined", name))
+        for name, statuses, _ in _lines("pipelined", 3)
     ]
 
 

@@ -22,7 +22,8 @@ from tests.http import corpus
 
 INVALID = corpus.invalid()
 VALID = corpus.valid()
-IN_HEAD = [case for case in INVALID if case.in_head]
+IN_HEAD = [case for case in INVALID if case.place == "head"]
+BEHIND = [case for case in INVALID if case.place in ("request", "body")]
 
 PLAIN = b"GET /a HTTP/1.1\r\nHost: a.example\r\n\r\n"
 
@@ -49,7 +50,8 @@ def by_lines(*lines: bytes) -> bytes:
 def test_the_tables_name_every_file() -> None:
     assert corpus.files("invalid") == {case.name for case in INVALID}
     assert corpus.files("valid") == {case.name for case in VALID}
-    assert len(INVALID) + len(VALID) >= 150
+    assert corpus.files("pipelined") == {case.name for case in corpus.pipelined()}
+    assert len(INVALID) + len(VALID) >= 800
 
 
 def test_git_keeps_line_ends_of_the_corpus() -> None:
@@ -63,8 +65,8 @@ def test_invalid(case: corpus.Invalid) -> None:
     assert status_of(case.data + b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n") == case.status
 
 
-@pytest.mark.parametrize("case", [case for case in INVALID if not case.in_head], ids=lambda case: case.name)
-def test_well_formed_though_not_served(case: corpus.Invalid) -> None:
+@pytest.mark.parametrize("case", BEHIND, ids=lambda case: case.name)
+def test_the_head_alone_is_well_formed(case: corpus.Invalid) -> None:
     assert status_of(case.data) == 0
 
 
@@ -73,7 +75,7 @@ def test_valid(case: corpus.Valid) -> None:
     for behind in (b"", b"\r\n", b"GET", b"\0\n\n"):
         head = read(case.head + behind)
         assert (head.method, head.target) == (case.method, case.target)
-        assert head.content_length == case.content_length
+        assert (head.content_length, head.chunked) == (case.content_length, case.chunked)
         assert head.keep_alive == case.keep_alive
         assert head.end == len(case.head)
 
