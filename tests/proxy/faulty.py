@@ -151,7 +151,7 @@ class Faulty:
             if order.framing == "close":
                 connection.close()
             return
-        connection.send(before + BABBLE.get(fault, lambda _: b"")(order))
+        connection.send(before + (BABBLE[fault](order) if fault in BABBLE else b""))
         if fault == "reset":
             connection.reset()
         if fault == "finish":
