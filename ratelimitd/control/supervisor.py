@@ -49,7 +49,7 @@ from ratelimitd.segment import layout
 from ratelimitd.segment.memory import Segment
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Coroutine, Iterable, Sequence
 
     from ratelimitd.config.model import Config
 
@@ -58,6 +58,7 @@ logger = logging.getLogger(__name__)
 # -P: the directory that the daemon is started in must not be able to put its own modules into a worker.
 WORKER_COMMAND: Final = (sys.executable, "-P", "-m", "ratelimitd.proxy.worker")
 _STOP_S: Final = 1.0
+_CANCEL_S: Final = 0.2
 
 
 def run(
@@ -197,9 +198,7 @@ class Supervisor:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.request)
         tasks = [asyncio.ensure_future(work) for work in (reloader.run(), *works)]
         await self._stop.wait()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancelled(tasks)
 
     def _reloader(
         self, workers: Workers, segment: Segment, access_log: AccessLogWriter, listening: Listening
@@ -264,6 +263,16 @@ class Supervisor:
         if self._stop.is_set():
             self._hurry.set()
         self._stop.set()
+
+
+async def cancelled(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancels them until they have ended: where something ends in the very moment of a cancellation,
+    `asyncio.wait_for` of Python 3.11 gives its result and forgets that it was cancelled."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=_CANCEL_S)
 
 
 def _new_segment(config: Config, workers: int) -> tuple[Segment, Table]:

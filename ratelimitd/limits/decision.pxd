@@ -28,6 +28,7 @@ cdef class Limiter(Charges):
         Decided decided
         int deciding_rate  # -1: it was a limit of places
         uint64_t deciding_key
+        int observed  # a limit that was over and only observes; -1: none
         int tightest  # rate of which the smallest share is left; -1: none
         int64_t left  # of the tightest
 

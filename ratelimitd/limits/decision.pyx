@@ -44,7 +44,7 @@ cdef class Limiter(Charges):
         the first `held_count` of `held` are places that `release` must give back when the request ends."""
         cdef int collected
         cdef Decision decision
-        self.deciding = self.deciding_rate = self.tightest = -1
+        self.deciding = self.deciding_rate = self.tightest = self.observed = -1
         self.applied_count = self.charged = self.held_count = 0
         self.decided.at_us = self.decided.retry_at_us = now_us
         if self.limit_count == 0 or client.allowed:
@@ -165,6 +165,8 @@ cdef class Limiter(Charges):
             for j in range(applied.first, applied.first + applied.count):
                 over |= self.charges[j].over
             self.slots[state.observed_slot if over else state.allowed_slot] += 1
+            if over:
+                self.observed = applied.limit
 
     cdef void _find_tightest(self) noexcept:
         """The rate of which the smallest share is left; `global` and `observe` ones are nobody's own."""

@@ -296,6 +296,8 @@ cdef class ClientConnection(Upload):
             for i in range(policy.limiter.held_count):
                 self.held[i] = policy.limiter.held[i]
             self.held_count = policy.limiter.held_count
+            if policy.limiter.observed >= 0 and policy.log is not None:
+                self.limit = policy.limiter.names[policy.limiter.observed]
             return True
         if decision == LIMIT or decision == BANNED:
             self._note_refusal(head, text)

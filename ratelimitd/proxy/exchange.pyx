@@ -416,10 +416,10 @@ cdef class Exchange(Downstream):
         elif (self.state == BODY or self.state == ANSWERING or (self.state == ASKED and self.body_left)) and moving:
             self.moved = 0
             self.live.wheel.set(self, self.policy.body_ms)
-        elif self.state == BODY or (self.state == ASKED and self.body_left):
+        elif self.state == BODY or (self.state == ASKED and self.body_left and not self.reading_paused):
             self.drop_upstream()
             self.reply(408, "the body of the request took too long", TIMEOUT, None, NOTHING, True, False)
-        elif self.state == ASKED:
+        elif self.state == ASKED:  # while the body is not read, it is the web server that takes no more of it
             self.drop_upstream()
             self.reply(504, "the web server did not answer in time", TIMEOUT, None, NOTHING, False, False)
         elif self.state == ANSWERING:

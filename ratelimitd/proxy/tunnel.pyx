@@ -2,7 +2,7 @@
 """A tunnel: two connections after a 101, and bytes that nobody reads any more, both ways.
 
 Each side is read only while the other one takes what came, so at most `bounds.buffer` is held in each
-direction. A side that has said its last word is told so to the other, which may go on; one that is reset
+direction, or one read more over TLS, whose reads are its own. A side that has said its last word is told so to the other, which may go on; one that is reset
 resets the other. `timeouts.tunnel` of silence in both directions ends both. Requests know nothing of this:
 an End takes the place of the transport's protocol, and that one hears only of the end.
 """

@@ -112,5 +112,5 @@ cdef class Connection(Kept):
     cdef void _pass_content(self)
     cdef void _read_body(self, bytes data)
     cdef Py_ssize_t _reach(self, bytes data, Py_ssize_t start)
-    cdef void _lost(self, error)
+    cdef void _ends(self, bint orderly)
     cdef void _fails(self, str why, bint closed)

@@ -27,7 +27,7 @@ cdef enum:
     TUNNEL  # a 101 was passed on: a tunnel has the transport
 
 cdef int MOST_INTERIMS = 16
-cdef int MOMENT_MS = 100
+cdef int MOMENT_MS = 100, UNSENT_MS = 5000
 cdef Py_ssize_t MOST_HEAD = 65536
 cdef str TOO_LARGE = "its head is larger than 64 KiB"
 
@@ -188,16 +188,18 @@ cdef class Connection(Kept):
             self._end_work()
             self.used = True
         elif self.state == FREE:
-            self.keep = True
+            self.keep = self.used = True
         self.chunks = None
         if self.paused:
             self.paused = False
             self.transport.resume_reading()
-        if self.keep and self.upstream.keepalive and not self.retired:
+        if self.keep and self.upstream.keepalive and not self.retired and not self.full:
             self._lie_idle()
         else:
             self.state = OVER
             self.transport.close()
+            if self.transport.get_write_buffer_size():  # of a request that was answered before it was sent whole
+                self.upstream.wheel.set(self, UNSENT_MS)
         if self.upstream.bounded:
             self.upstream.freed()
 
@@ -223,8 +225,10 @@ cdef class Connection(Kept):
                 self.upstream.give_slot()
 
     cdef void expire(self):
-        """It was idle for long enough, or the answer that nobody waits for did not come in time."""
-        if not self.idle:
+        """It was idle for long enough, its answer that nobody waits for is overdue, or it did not end by itself."""
+        if self.state == OVER:
+            self.transport.abort()
+        elif not self.idle:
             if self.state == HEAD:
                 self.leave(False)
         elif self.place and self.upstream.wheel.now < self.idle_until and not self.server.is_wanted():
@@ -237,7 +241,7 @@ cdef class Connection(Kept):
         self.state = OVER
         if self.idle:
             self.server.drop(self)
-        self.transport.close()
+        self.transport.abort()
 
     def data_received(self, bytes data):
         self.answered_us = boottime_us()
@@ -386,9 +390,8 @@ cdef class Connection(Kept):
         return reach
 
     def eof_received(self):
-        # Nobody may be given a connection that is about to be lost.
-        if self.state == FREE:
-            self._forsake()
+        # Told at once, whatever is still to be sent: nobody may be given a connection that is about to be lost.
+        self._ends(True)
         return False
 
     def connection_lost(self, error):
@@ -397,22 +400,20 @@ cdef class Connection(Kept):
         if self.place:
             self.place = False
             self.server.places.give()
-        self._lost(error)
+        self._ends(error is None)
         if self.upstream.bounded:
             self.upstream.freed()
 
-    cdef void _lost(self, error):
-        if self.idle:
-            self.server.drop(self)
-            self.state = OVER
-        elif self.state == UNTIL_CLOSE and error is None:
+    cdef void _ends(self, bint orderly):
+        """The server will say nothing more."""
+        if self.state == FREE:
+            self._forsake()
+        elif self.state == UNTIL_CLOSE and orderly:
             self.state = OVER
             self.asker.answer_goes_on(b"", True)
         elif self.state == TUNNEL:
             self.leave(False)
-        elif self.state == FREE or self.state == OVER:
-            self.state = OVER
-        else:
+        elif self.state != OVER:
             self._fails("it ends before it is complete", True)
 
     def pause_writing(self, bint full=True):
@@ -426,9 +427,8 @@ cdef class Connection(Kept):
     cdef void _fails(self, str why, bint closed):
         """The answer is none: the exchange ends here. `closed`: by the server, which had nothing more to say."""
         cdef Downstream asker = self.asker
-        cdef bint began = self.state != HEAD
+        cdef bint began = self.state != HEAD, slot = False
         cdef bint fresh_try = closed and not began and self.used and self.buffer is None and self.interims == 0
-        cdef bint slot = False
         self.buffer = None
         if (
             fresh_try and asker is not None and asker.request_whole and not asker.replaced

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -14,6 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ratelimitd.config.model import Admin, Listener, Server, Timeouts, Upstream
+from ratelimitd.control.supervisor import cancelled
 from tests.control.daemon import STUB, Daemon, config, daemon, ended, listener
 
 if TYPE_CHECKING:
@@ -344,3 +346,28 @@ def test_a_default_admin_address_in_use_is_done_without() -> None:
             server.until(rf"WARNING no admin server: cannot listen on 127.0.0.1:{port}: the port is in use")
             server.until_serving()
         assert f"127.0.0.1:{port}" in refusal({"admin": Admin(port=port, required=True)})
+
+
+def test_work_that_forgets_its_cancellation_ends_all_the_same() -> None:
+    """As `asyncio.wait_for` does when what it waits for comes in that very moment."""
+
+    async def run() -> int:
+        forgotten = 0
+
+        async def forgets() -> None:
+            nonlocal forgotten
+            while True:
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    if forgotten == 2:
+                        raise
+                    forgotten += 1
+
+        tasks = [asyncio.ensure_future(forgets()), asyncio.ensure_future(asyncio.Event().wait())]
+        await asyncio.sleep(0)
+        await cancelled(tasks)
+        assert all(task.cancelled() for task in tasks)
+        return forgotten
+
+    assert asyncio.run(run()) == 2

@@ -177,6 +177,24 @@ def test_fields_of_one_request_are_not_looked_for_in_another(
     assert line.endswith(' "-" "-"')
 
 
+def test_whom_an_observing_limit_would_have_refused(
+    start_daemon: StartDaemon, nginx: Nginx, tmp_path: Path
+) -> None:
+    path = tmp_path / "access.log"
+    config = tmp_path / "ratelimitd.yaml"
+    config.write_text(f"""
+upstreams: {{web: {{servers: ["{nginx.url}"]}}}}
+limits: [{{name: trial, per: client, rate: 2/1h, action: observe}}]
+log: {{destination: {path}}}
+""")
+    daemon = start_daemon("-c", str(config))
+    for _ in range(4):
+        exchange(daemon, request("/"))
+    lines, _ = settled_lines(daemon, path)
+    assert [entry["limit"] for entry in lines.entries] == [None, None, "trial", "trial"]
+    assert lines.outcomes() == {"forwarded": 4}
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_decided_instants_of_what_passed_show_no_window_over_the_limit(
     start_daemon: StartDaemon, nginx: Nginx, workers: int

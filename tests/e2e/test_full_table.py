@@ -60,12 +60,13 @@ def statuses(daemon: Daemon, clients: range) -> dict[bytes, int]:
 
 
 def memory_bytes(daemon: Daemon) -> int:
-    """Pss of the supervisor and its workers."""
+    """What the supervisor and its workers have written, the segment they share included; Pss changes with
+    whoever else has the same libraries loaded."""
     return sum(
         int(line.split()[1]) * 1024
         for pid in [daemon.pid, *daemon.workers()]
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        if line.startswith("Pss:")
+        if line.startswith(("Anonymous:", "Shared_Dirty:"))
     )
 
 

@@ -13,6 +13,10 @@ from tests.servers import LOOPBACK
 TIMEOUT_S: Final = 10.0
 
 
+class Ended(AssertionError):
+    """The connection ended before what was awaited had come."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Answer:
     status: int
@@ -70,15 +74,24 @@ class Client:
         self._buffer += data
         return bool(data)
 
+    @property
+    def left(self) -> bytes:
+        """What came and was not taken."""
+        return self._buffer
+
+    def _need_more(self) -> None:
+        if not self._more():
+            raise Ended(f"the connection ended behind {self._buffer!r}")
+
     def take(self, size: int) -> bytes:
         while len(self._buffer) < size:
-            assert self._more(), f"the connection ended behind {self._buffer!r}"
+            self._need_more()
         taken, self._buffer = self._buffer[:size], self._buffer[size:]
         return taken
 
     def take_until(self, mark: bytes) -> bytes:
         while mark not in self._buffer:
-            assert self._more(), f"the connection ended behind {self._buffer!r}"
+            self._need_more()
         return self.take(self._buffer.index(mark) + len(mark))
 
     def rest(self) -> bytes:

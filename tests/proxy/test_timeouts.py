@@ -169,7 +169,7 @@ def test_slow_chunks_are_408(daemon: Daemon, upstream: Recording) -> None:
         answer = client.answer()
         assert (answer.status, answer.closes) == (408, True)
     assert upstream.connections[0].ended.wait(5)
-    assert upstream.received.endswith(b"\r\n\r\n3\r\nhel\r\n")
+    assert upstream.received.endswith(b"\r\n\r\n5\r\nhel")
 
 
 @pytest.mark.parametrize("target", ["/", "/streaming"])
