@@ -7,6 +7,7 @@ address it counts after that is what the header says. What came behind the heade
 
 from cpython.bytes cimport PyBytes_GET_SIZE
 
+from ratelimitd.proxy.clock cimport boottime_us
 from ratelimitd.proxy.deadlines cimport Timed
 from ratelimitd.proxy.live cimport NO_HEADER, SLOW, UNTRUSTED, HandshakeFailure, Listener, Policy
 
@@ -28,6 +29,7 @@ cdef class ProxyHeaderReader(Timed):
         cdef Policy policy = self.live.policy
         peer = peer_of(transport)
         self.transport = transport
+        self.started_us = boottime_us()
         self.live.slots[self.listener.idle_slot] += 1
         self.live.connections.add(self)
         if peer is None:
@@ -85,7 +87,13 @@ cdef class ProxyHeaderReader(Timed):
     cdef void expire(self):
         self._refuse(SLOW)
 
+    def idle_since_us(self):
+        """When it was accepted, if nothing came since; else 0."""
+        return self.started_us if PyBytes_GET_SIZE(self.buffer) == 0 else 0
+
     def close_if_idle(self):
-        """For a worker that drains."""
-        if PyBytes_GET_SIZE(self.buffer) == 0:
+        """For a worker that drains, or is short of descriptors; whether it was idle."""
+        cdef bint idle = PyBytes_GET_SIZE(self.buffer) == 0
+        if idle:
             self.transport.close()
+        return idle
