@@ -47,6 +47,8 @@ cdef class Upload(Exchange):
             self.refuse(413, BODY_TOO_LARGE)
         else:
             self.parts = [self.request, self.body.part(self.buffer, head.end, self.at)]
+            if self.body_left:
+                self.pause_reading(False)  # it may have come so early that it was not read on
             if as_it_comes or self.body_left == 0:
                 self._send_parts()
 

@@ -4,6 +4,7 @@ waits for. The web server records every byte: it never sees the end of a body th
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterable
 
 import pytest
@@ -121,6 +122,38 @@ def test_pipelined_with_chunks_between(daemon: Daemon, upstream: Recording) -> N
                 client.send(piece)
             for expected in (b"onetwo", b"three", b"", b"four") * 20:
                 assert client.answer().body == expected
+
+
+@pytest.mark.parametrize("size", [60_000, 300_000], ids=["read-before", "as-it-comes"])
+def test_a_body_behind_a_request_that_waits(daemon: Daemon, upstream: Recording, size: int) -> None:
+    """So much came early that reading was paused: the body is read on when its turn has come."""
+    answered = threading.Event()
+
+    def script(connection: Connection, head: bytes) -> None:
+        connection.read_body(head)
+        if b"/slow" in head:
+            assert answered.wait(10)
+        connection.send(OK)
+
+    def bytes_in() -> float:
+        return daemon.metrics().total("ratelimitd_bytes_total", direction="in")
+
+    upstream.script = script
+    early = post(bytes(size), f"X-Early: {'x' * 20_000}")
+    with Client(daemon.port) as client:
+        assert client.ask(get()).status == 200, "a connection is kept"
+        client.send(get("/slow"))
+        upstream.wait_requests(2)
+        before = bytes_in()
+        client.send(early[:70_000])
+        wait_until(
+            lambda: bytes_in() >= before + 70_000,
+            "all that was sent so far is read",
+        )
+        answered.set()
+        client.send(early[70_000:])
+        assert [client.answer().status for _ in range(2)] == [200] * 2
+    assert content(upstream.requests[-1]) == bytes(size)
 
 
 # --- what is no body
