@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint64_t
 
+from ratelimitd.proxy.admission cimport Entries
 from ratelimitd.proxy.deadlines cimport Timed
 from ratelimitd.proxy.live cimport HandshakeFailure, Listener, Live
 
@@ -14,6 +15,7 @@ cdef class ProxyHeaderReader(Timed):
         object transport
         bytes buffer
         uint64_t started_us
+        Entries entries
 
     cdef void _refuse(self, HandshakeFailure failure)
     cdef void _leave(self)

@@ -48,7 +48,10 @@ cdef class Upload(Exchange):
         else:
             self.parts = [self.request, self.body.part(self.buffer, head.end, self.at)]
             if self.body_left:
-                self.pause_reading(False)  # it may have come so early that it was not read on
+                if self.ended:
+                    self.end_within_body()
+                    return
+                self.pause_reading(False)  # all that came too early has been used up
             if as_it_comes or self.body_left == 0:
                 self._send_parts()
 

@@ -12,7 +12,7 @@ import shutil
 import socket
 import struct
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +44,14 @@ log: {{destination: "{log}"}}
 class Behind:
     """A daemon behind proxies: where it listens, and what it logs."""
 
-    def __init__(self, directory: Path, url: str, prefix: Sequence[str] = ()) -> None:
+    def __init__(self, directory: Path, url: str) -> None:
         self.port = free_port()
         self.socket = directory / "clients.sock"
         self._log = directory / "access.log"
         file = directory / "ratelimitd.yaml"
         places = {"port": self.port, "socket": self.socket, "log": self._log}
         file.write_text(FILE.format(LOOPBACK=LOOPBACK, TRUSTED=TRUSTED, url=url, **places))
-        self.daemon = Daemon(
-            directory, ["-c", str(file)], port=self.port, listens_by_file=True, prefix=prefix
-        )
+        self.daemon = Daemon(directory, ["-c", str(file)], port=self.port, listens_by_file=True)
 
     def failures(self, reason: str) -> float:
         return self.daemon.metrics().total("ratelimitd_handshake_failures_total", reason=reason)
@@ -72,20 +70,15 @@ class Behind:
         return wait_until(find, f"a line of {target}")
 
 
-@contextlib.contextmanager
-def running(behind: Behind) -> Iterator[Behind]:
+@pytest.fixture(scope="module")
+def behind(recording: Recording, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Behind]:
+    behind = Behind(tmp_path_factory.mktemp("daemon"), recording.url)
     try:
         behind.daemon.wait_ready()
         yield behind
         behind.daemon.finish()
     finally:
         behind.daemon.stop()
-
-
-@pytest.fixture(scope="module")
-def behind(recording: Recording, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Behind]:
-    with running(Behind(tmp_path_factory.mktemp("daemon"), recording.url)) as behind:
-        yield behind
 
 
 @pytest.mark.parametrize(
@@ -209,21 +202,6 @@ def test_who_left_at_once_leaves_nothing_behind(behind: Behind) -> None:
             client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
             client.send(data)
     wait_until(lambda: not behind.daemon.metrics().total("ratelimitd_connections"), "none is left over")
-
-
-def test_at_the_limit_of_descriptors_idle_ones_end(upstream: Recording, tmp_path: Path) -> None:
-    """Those that have sent no header yet and those that have sent part of one are among the connections."""
-    few = ("prlimit", "--nofile=128:128")
-    with contextlib.ExitStack() as stack, running(Behind(tmp_path, upstream.url, few)) as behind:
-        for _ in range(10):
-            stack.enter_context(Client(behind.port, TRUSTED)).send(V1[:7])
-        for _ in range(150):
-            stack.enter_context(Client(behind.port, TRUSTED))
-            client = stack.enter_context(Client(behind.port, TRUSTED))
-            client.send(b"PROXY UNKNOWN\r\n")
-            assert client.ask(get()).status == 200
-        stack.pop_all().close()
-        wait_until(lambda: not behind.daemon.metrics().total("ratelimitd_connections"), "none is left over")
 
 
 class Haproxy(Process):

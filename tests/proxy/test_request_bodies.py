@@ -124,38 +124,6 @@ def test_pipelined_with_chunks_between(daemon: Daemon, upstream: Recording) -> N
                 assert client.answer().body == expected
 
 
-@pytest.mark.parametrize("size", [60_000, 300_000], ids=["read-before", "as-it-comes"])
-def test_a_body_behind_a_request_that_waits(daemon: Daemon, upstream: Recording, size: int) -> None:
-    """So much came early that reading was paused: the body is read on when its turn has come."""
-    answered = threading.Event()
-
-    def script(connection: Connection, head: bytes) -> None:
-        connection.read_body(head)
-        if b"/slow" in head:
-            assert answered.wait(10)
-        connection.send(OK)
-
-    def bytes_in() -> float:
-        return daemon.metrics().total("ratelimitd_bytes_total", direction="in")
-
-    upstream.script = script
-    early = post(bytes(size), f"X-Early: {'x' * 20_000}")
-    with Client(daemon.port) as client:
-        assert client.ask(get()).status == 200, "a connection is kept"
-        client.send(get("/slow"))
-        upstream.wait_requests(2)
-        before = bytes_in()
-        client.send(early[:70_000])
-        wait_until(
-            lambda: bytes_in() >= before + 70_000,
-            "all that was sent so far is read",
-        )
-        answered.set()
-        client.send(early[70_000:])
-        assert [client.answer().status for _ in range(2)] == [200] * 2
-    assert content(upstream.requests[-1]) == bytes(size)
-
-
 # --- what is no body
 
 
@@ -362,3 +330,59 @@ def test_whether_trailers_are_read_is_said(
         client.head()
         assert client.take_until(b"\r\n\r\n") == b"0\r\nX-Sum: 1\r\n\r\n"
     assert values(upstream.requests[0], "te") == sent
+
+
+# --- bodies that begin behind a request that is in work
+
+
+def answering_later(upstream: Recording) -> threading.Event:
+    """The answer to /first waits for the event."""
+    go = threading.Event()
+
+    def script(connection: Connection, head: bytes) -> None:
+        if b" /first " in head:
+            assert go.wait(10)
+        answering(OK)(connection, head)
+
+    upstream.script = script
+    return go
+
+
+@pytest.mark.parametrize("size", [65_536, 300_000], ids=["buffered", "streamed"])
+def test_a_body_of_which_too_much_came_early_is_read_on(
+    daemon: Daemon, upstream: Recording, size: int
+) -> None:
+    """Reading had stopped for it; it goes on although the web server's connection is a kept one."""
+    go = answering_later(upstream)
+    body = bytes(size)
+    with Client(daemon.port) as client:
+        sender = threading.Thread(target=client.send, args=(get("/first") + post(body),))
+        sender.start()
+        upstream.wait_requests(1)
+        received = -1.0
+        while received != (received := daemon.metrics().total("ratelimitd_bytes_total", direction="in")):
+            sender.join(0.05)
+        go.set()
+        assert [client.answer().status for _ in range(2)] == [200, 200]
+        sender.join()
+    assert len(upstream.connections) == 1
+    assert content(upstream.requests[1]) == body
+
+
+@pytest.mark.parametrize("form", ["buffered", "streamed", "chunked"])
+def test_a_body_that_came_early_and_will_never_be_whole(
+    daemon: Daemon, upstream: Recording, form: str
+) -> None:
+    """The client has closed its side: nobody waits for the rest, and the web server sees nothing of it."""
+    go = answering_later(upstream)
+    request = (
+        upload(b"5\r\nhello") if form == "chunked" else post(bytes(1_000 if form == "buffered" else MIB))
+    )
+    with Client(daemon.port) as client:
+        client.send(get("/first") + request[:900])
+        client.end()
+        upstream.wait_requests(1)
+        go.set()
+        assert [client.answer().status for _ in range(2)] == [200, 400]
+        assert client.is_closed()
+    assert len(upstream.requests) == 1
