@@ -1,7 +1,7 @@
 """Large bodies at a told pace: a web server and a client that hash what they send and what they get.
 
-`/FRAMING/BYTES` is answered with so many random bytes; what is uploaded is answered with its hash. Nothing
-larger than a piece is ever held.
+`/FRAMING/BYTES` is answered with so many random bytes; what is uploaded is answered with its hash, and to
+`/deaf` it is not read. Nothing larger than a piece is ever held.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ class Origin:
         self._listener = socket.create_server((LOOPBACK, 0))
         self.port: Final[int] = self._listener.getsockname()[1]
         self.hashes: Final[dict[str, str]] = {}
+        self._ending = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
@@ -95,6 +96,7 @@ class Origin:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ending.set()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
@@ -106,9 +108,12 @@ class Origin:
 
     def _serve(self, sock: socket.socket) -> None:
         sock.settimeout(TIMEOUT_S)
-        with sock, contextlib.suppress(OSError), sock.makefile("rb", PIECE) as stream:
+        with sock, contextlib.suppress(OSError), sock.makefile("rb") as stream:
             while True:
                 first, fields = head_of(stream)
+                if first.startswith(b"POST /deaf "):
+                    self._ending.wait(TIMEOUT_S)
+                    return
                 if first.startswith(b"POST "):
                     digest = hash_body(stream, fields).encode()
                     sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(digest), digest))
@@ -128,7 +133,7 @@ def download(port: int, target: str) -> str:
     """The hash of what comes under a target."""
     with socket.create_connection((LOOPBACK, port), timeout=TIMEOUT_S) as sock:
         sock.sendall(f"GET {target} HTTP/1.1\r\nHost: a.example\r\n\r\n".encode())
-        with sock.makefile("rb", PIECE) as stream:
+        with sock.makefile("rb") as stream:
             first, fields = head_of(stream)
             assert first.startswith(b"HTTP/1.1 200 "), first
             return hash_body(stream, fields)
@@ -140,7 +145,7 @@ def upload(port: int, framing: str, size: int, rate: float) -> tuple[str, str]:
     with socket.create_connection((LOOPBACK, port), timeout=TIMEOUT_S) as sock:
         sock.sendall(f"POST /upload HTTP/1.1\r\nHost: a.example\r\n{line}\r\n\r\n".encode())
         sent = send_body(sock, size, rate, chunked=framing == "chunked")
-        with sock.makefile("rb", PIECE) as stream:
+        with sock.makefile("rb") as stream:
             first, fields = head_of(stream)
             assert first.startswith(b"HTTP/1.1 200 "), first
             return sent, stream.read(int(fields[b"content-length"])).decode()

@@ -23,6 +23,7 @@ MIB: Final = 1 << 20
 RATE: Final = 32 * MIB
 MOST_KIB: Final = 16 * 1024
 MOST_EACH_KIB: Final = 256
+EACH: Final = 10  # of those who take nothing, of each kind
 DOWN: Final = ("length", "chunked", "close")
 UP: Final = ("length", "chunked")
 CONFIG: Final = """
@@ -90,22 +91,41 @@ def wait_still(daemon: Daemon) -> None:
         threading.Event().wait(0.3)
 
 
-READERS: Final = 40
+@contextlib.contextmanager
+def asking(port: int, request: str, body: bytes = b"") -> Iterator[None]:
+    """A client that asks and reads nothing, and sends its body as far as that is taken."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect((LOOPBACK, port))
+        lines = [request, "Host: a.example", *([f"Content-Length: {len(body)}"] if body else []), "", ""]
+        sock.sendall("\r\n".join(lines).encode())
+
+        def send() -> None:
+            with contextlib.suppress(OSError):
+                sock.sendall(body)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        yield
+        sock.shutdown(socket.SHUT_RDWR)
+        sender.join()
 
 
-def test_readers_that_take_nothing(daemon: Daemon) -> None:
-    """What they asked for waits at the web server and in the buffers of the system."""
+def test_who_takes_nothing(daemon: Daemon) -> None:
+    """What was sent to clients, and to web servers, waits at its sender and in the buffers of the system."""
     (worker,) = daemon.workers()
-    download(daemon.port, "/length/1000000")
+    for framing in DOWN:
+        download(daemon.port, f"/{framing}/1000000")
     before = own_kib(worker)
+    body = bytes(64 * MIB)
     with contextlib.ExitStack() as stack:
-        for _ in range(READERS):
-            sock = stack.enter_context(socket.socket())
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            sock.connect((LOOPBACK, daemon.port))
-            sock.sendall(b"GET /length/1000000000 HTTP/1.1\r\nHost: a.example\r\n\r\n")
-        wait_until(lambda: bytes_moved(daemon) > READERS * 100_000, "the answers have begun")
+        for _ in range(EACH):
+            for framing in DOWN:
+                stack.enter_context(asking(daemon.port, f"GET /{framing}/{1000 * MIB} HTTP/1.1"))
+            stack.enter_context(asking(daemon.port, "POST /deaf HTTP/1.1", body))
+        count = EACH * (len(DOWN) + 1)
+        wait_until(lambda: bytes_moved(daemon) > count * 500_000, "the bodies have begun")
         wait_still(daemon)
         held = own_kib(worker) - before
-        print(f"{held / READERS:.0f} KiB for each")
-        assert held < READERS * MOST_EACH_KIB
+        print(f"{held / count:.0f} KiB for each")
+        assert held < count * MOST_EACH_KIB
