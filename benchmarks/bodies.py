@@ -1,9 +1,9 @@
 """CPU per gigabyte of large bodies, down and up, beside nginx and HAProxy, in under a minute.
 
 curl and the origin have one CPU, the proxies the other; one proxy works at a time, in turn, for several
-rounds, each with a few bodies of 64 MiB over one connection. As in `quick`, nginx runs twice and no verdict is
-given while two equal programs differ. Exit 0: ratelimitd costs at most BAR times nginx, in both directions;
-1: more; 2: no verdict.
+rounds, each with a few bodies of 64 MiB over one connection. As in `quick`, nginx runs twice, and two equal
+programs that differ make the verdict void. Exit 0: ratelimitd costs at most BAR times nginx, in both
+directions; 1: more; 2: no verdict.
 """
 
 from __future__ import annotations
