@@ -259,7 +259,7 @@ def test_an_end_that_is_announced_is_the_end_of_the_requests_alone(
 def test_what_comes_behind_the_end_is_kept_nowhere(terminating: Terminating, upstream: Recording) -> None:
     answered = threading.Event()
 
-    def script(connection: Connection, head: bytes) -> None:
+    def script(connection: Connection, head: bytes) -> None:  # noqa: ARG001
         assert answered.wait(60)
         connection.send(OK)
 
