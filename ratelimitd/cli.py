@@ -165,9 +165,9 @@ def _run(given: argparse.Namespace) -> int:
             given.usage("give a configuration with -c FILE, or at least one --upstream URL")
         config = load.from_flags(flags)
     else:
-        loaded = load.load_file(given.config)
+        loaded = load.load_file(given.config, given=flags)
         _warn(loaded)
-        config = load.override(loaded.config, flags)
+        config = loaded.config
 
     from ratelimitd.control import supervisor
 

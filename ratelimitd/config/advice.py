@@ -10,21 +10,30 @@ import datetime as dt
 import ipaddress
 from collections.abc import Iterator
 
-from ratelimitd.config import checks, model
+from ratelimitd.config import checks, model, units
 from ratelimitd.config.document import Node, place_of
 from ratelimitd.errors import Problem
 
 Advice = tuple[tuple[str | int, ...], str]  # the way to a node, and the sentence
 
 EXPIRES_SOON_S = 14 * 86_400
+LONG_WINDOW_US = 3_600_000_000
 LIVE_SHARE = 0.6  # of the table's entries that live keys fill before others are evicted
 _CHOSEN_BY_CLIENTS = ("header:", "cookie:", "query:", "host", "path")
 
 
-def warnings(config: model.Config, root: Node, now_s: float) -> list[Problem]:
+def warnings(
+    config: model.Config, root: Node, now_s: float, not_of_the_file: frozenset[str] = frozenset()
+) -> list[Problem]:
+    """What is unwise in `config`, with its places in the tree. Sections that are `not_of_the_file` have none
+    there, so nothing is said of them alone."""
     found = [advice for rule in _RULES for advice in rule(config)]
     found += _certificates(config, now_s)
-    return [place_of(root, *path).problem(sentence) for path, sentence in found]
+    return [
+        place_of(root, *path).problem(sentence)
+        for path, sentence in found
+        if not path or path[0] not in not_of_the_file
+    ]
 
 
 def _keys_chosen_by_clients(config: model.Config) -> Iterator[Advice]:
@@ -66,10 +75,35 @@ def _small_table(config: model.Config) -> Iterator[Advice]:
     if needed > live:
         sentence = (
             f"the table holds {live} live keys, but {config.bounds.connections} connections with "
-            f"{rates} rates each may need {needed}: keys would be evicted and their limits exceeded. "
-            f"Set store_options.entries to {int(needed / LIVE_SHARE) + 1} or more"
+            f"{rates} {'rate' if rates == 1 else 'rates'} each may need {needed}: keys would be evicted and "
+            f"their limits exceeded. Set store_options.entries to {int(needed / LIVE_SHARE) + 1} or more"
         )
         yield ("store_options", "entries"), sentence
+
+
+def _windows_longer_than_memory(config: model.Config) -> Iterator[Advice]:
+    """A window of an hour is over before a restart for an update has become a habit; one of a day is not."""
+    for index, limit in enumerate(config.limits):
+        longest_us = max((rate.window_us for rate in limit.rates), default=0)
+        if longest_us > LONG_WINDOW_US:
+            sentence = (
+                f"limit {limit.name!r} counts over {units.format_duration(longest_us // 1_000)}, and a "
+                "restart of the daemon forgets what was counted: whoever used it up may begin anew. A reload "
+                "keeps it; restart as seldom as you can, or choose a shorter window"
+            )
+            yield ("limits", index, "rate"), sentence
+
+
+def _servers_without_health_check(config: model.Config) -> Iterator[Advice]:
+    """Of a lone server there is nothing to choose: a check would only turn one error into another."""
+    for upstream in config.upstreams:
+        if len(upstream.servers) > 1 and upstream.health is None:
+            sentence = (
+                f"upstream {upstream.name!r} has {len(upstream.servers)} servers and no health check: one "
+                "that answers with errors only keeps its share of the requests, and one that hangs is found "
+                "out by clients. Add `health` with a path that every server answers"
+            )
+            yield ("upstreams", upstream.name, "servers"), sentence
 
 
 def _header_that_nobody_may_bring(config: model.Config) -> Iterator[Advice]:
@@ -133,6 +167,8 @@ _RULES = (
     _keys_chosen_by_clients,
     _trust_in_everybody,
     _small_table,
+    _windows_longer_than_memory,
+    _servers_without_health_check,
     _header_that_nobody_may_bring,
     _routes_never_reached,
     _no_limit,

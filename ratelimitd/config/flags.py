@@ -41,6 +41,18 @@ class Flags:
                 raise ValueError(f"the limit {name} has two rates with the window {window}")
             windows.add((per, rate.window_us))
 
+    def replaced(self) -> frozenset[str]:
+        """The sections of a file in whose place they stand."""
+        values = {
+            "listen": self.listen,
+            "upstreams": self.servers,
+            "routes": self.servers,
+            "limits": self.rates,
+            "store": self.store,
+            "admin": self.admin,
+        }
+        return frozenset(section for section, value in values.items() if value)
+
 
 def listen(text: str) -> model.Listener:
     return model.Listener(**addresses.bind(text))

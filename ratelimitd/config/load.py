@@ -32,9 +32,14 @@ class Loaded:
     files: tuple[str, ...]
 
 
-def load_file(path: str, environ: Mapping[str, str] | None = None, now_s: float | None = None) -> Loaded:
-    """The configuration in `path` and what it includes, read in this environment at this time (those of the
-    process when they are not given); ConfigError with all problems."""
+def load_file(
+    path: str,
+    environ: Mapping[str, str] | None = None,
+    now_s: float | None = None,
+    given: Flags | None = None,
+) -> Loaded:
+    """The configuration in `path` and what it includes, with what the command line says instead, read in this
+    environment at this time (those of the process when they are not given); ConfigError with all problems."""
     environment = os.environ if environ is None else environ
     tree = include.read_tree(path, environment)
     problems = list(tree.problems)
@@ -48,11 +53,11 @@ def load_file(path: str, environ: Mapping[str, str] | None = None, now_s: float 
             config = checks.complete(model.Config(**values), tree.root)
     if problems or config is None:
         raise ConfigError(in_order(problems, tree.files))
-    return Loaded(
-        config,
-        in_order(advice.warnings(config, tree.root, time.time() if now_s is None else now_s), tree.files),
-        tree.files,
-    )
+    given = given or Flags()
+    config = override(config, given)
+    at_s = time.time() if now_s is None else now_s
+    unwise = advice.warnings(config, tree.root, at_s, given.replaced())
+    return Loaded(config, in_order(unwise, tree.files), tree.files)
 
 
 def load_admin(path: str) -> model.Admin:

@@ -273,12 +273,14 @@ class ListOf(Kind):
 
 @dataclasses.dataclass(frozen=True)
 class MapOf(Kind):
-    """A mapping with keys of the operator's choice: `build(key, value)` of each entry, in a tuple."""
+    """A mapping with keys of the operator's choice: `build(key, value)` of each entry, in a tuple; no two
+    keys with the same `unique`."""
 
     key: Kind
     value: Kind
     build: collections.Callable[[Any, Any], Any] = lambda key, value: (key, value)
     noun: str = "a mapping"
+    unique: collections.Callable[[Any], Any] = lambda key: key
 
     def read(self, node: Node, context: Context) -> tuple[Any, ...]:
         if not isinstance(node, Mapping) or not node.entries:
@@ -289,7 +291,7 @@ class MapOf(Kind):
         for key, item in node.entries:
             with collecting(problems):
                 name = self.key.read(key, context)
-                refuse_twice(places, name, key.place, "key")
+                refuse_twice(places, self.unique(name), key.place, "key")
                 values.append(self.build(name, read_supported(self.value, item, context.inside(".*"))))
         raise_all(problems)
         return tuple(values)

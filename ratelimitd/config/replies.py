@@ -10,10 +10,9 @@ _OWN_HEADERS = _HOP_BY_HOP | {"content-length", "content-type", "date"}
 
 
 def _header(name: str) -> str:
-    lower = name.lower()
-    if lower in _OWN_HEADERS:
+    if name.lower() in _OWN_HEADERS:
         raise ValueError("is set by ratelimitd itself")
-    return lower
+    return name
 
 
 REPLY = Section(
@@ -33,6 +32,7 @@ REPLY = Section(
                 kinds.key(kinds.text("the name of a header", kinds.TOKEN_PATTERN, _header)),
                 kinds.header_value(),
                 noun="a mapping of names to values",
+                unique=str.lower,
             ),
             "Headers that are added.",
             example={"Access-Control-Allow-Origin": "*"},

@@ -55,8 +55,10 @@ class Names:
         while True:
             await self.look()
             await asyncio.sleep(SOON_S)
+            # Not wait_for, which forgets that it is cancelled when the event comes in the same moment.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), EVERY_S - SOON_S)
+                async with asyncio.timeout(EVERY_S - SOON_S):
+                    await self._wanted.wait()
             self._wanted.clear()
 
     async def look(self) -> None:

@@ -55,15 +55,14 @@ def _order(stream: BinaryIO) -> bytes:
 
 def _reread(path: str, order: bytes) -> Reread:
     try:
-        loaded = load.load_file(path)
-        config = load.override(loaded.config, msgspec.msgpack.decode(order, type=Flags))
+        loaded = load.load_file(path, given=msgspec.msgpack.decode(order, type=Flags))
     except RatelimitdError as error:
         return Reread(refusal=" | ".join(str(error).splitlines()))
     warnings = tuple(
         f"{warning.file}:{warning.line}:{warning.column}: warning: {warning.message}"
         for warning in loaded.warnings
     )
-    return Reread(msgspec.msgpack.encode(config), warnings)
+    return Reread(msgspec.msgpack.encode(loaded.config), warnings)
 
 
 if __name__ == "__main__":

@@ -111,7 +111,13 @@ class Supervisor:
     async def _run(self) -> None:
         asyncio.get_running_loop().set_exception_handler(_log_bug)
         self._handle_signals()
-        await check_upstreams(self._config)
+        if await self._before_a_signal(check_upstreams(self._config)):
+            await self._run_checked()
+        logger.info("stopped")
+        self._journal.note("stop", "stopped")
+
+    async def _run_checked(self) -> None:
+        """Everything opened, served, and closed again."""
         _raise_file_limit(self._config.bounds.connections)
         count = self._config.workers or available_cpus()
         segment, table = _new_segment(self._config, count)
@@ -149,7 +155,8 @@ class Supervisor:
             admin = AdminServer(views.pages() | Api(parts).pages())
             try:
                 await admin.open(self._config.admin)
-                if await self._start(workers, count):
+                self._notifier.starting(f"starting {count} workers")
+                if await self._before_a_signal(workers.start(msgspec.msgpack.encode(self._config))):
                     self._announce(listening, count, admin.addresses)
                     watchdog = asyncio.ensure_future(self._ping_watchdog())
                     works = (census, sampler, upstreams, health, names)
@@ -161,25 +168,20 @@ class Supervisor:
                 await workers.ended()
                 await admin.close()
                 await asyncio.to_thread(access_log.close)
-        logger.info("stopped")
-        self._journal.note("stop", "stopped")
 
     def _listen(self, count: int) -> Listening:
         listening = Listening.open(self._config.listen, count, Inherited.from_environ(os.environ))
         listening.warn_of_left()
         return listening
 
-    async def _start(self, workers: Workers, count: int) -> bool:
-        """Whether all workers serve; False when a signal came first."""
-        self._notifier.starting(f"starting {count} workers")
-        start = asyncio.ensure_future(workers.start(msgspec.msgpack.encode(self._config)))
-        stop = asyncio.ensure_future(self._stop.wait())
-        done, pending = await asyncio.wait({start, stop}, return_when=asyncio.FIRST_COMPLETED)
-        for task in pending:
-            task.cancel()
-        if start in done:
-            start.result()
-        return start in done
+    async def _before_a_signal(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Whether `work` was done; False when a signal asked for the end first."""
+        task, stop = asyncio.ensure_future(work), asyncio.ensure_future(self._stop.wait())
+        done, pending = await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+        await cancelled(pending)
+        if task in done:
+            task.result()
+        return task in done
 
     def _announce(self, listening: Listening, count: int, admin_addresses: Sequence[str]) -> None:
         self._status.state = State.SERVING

@@ -46,7 +46,9 @@ def test_check_says_of_each_good_file_that_it_is_valid() -> None:
     example = "config/ratelimitd.yaml"
     start = "config/start.yaml"
     code, out, err = ratelimitd_says("check", SMALLEST, example, start)
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert err.startswith(f"{example}:33:7: warning: upstream 'web' has 2 servers and no health check")
+    assert err.count("\n") == 1
     assert out == "".join(f"{file}: the configuration is valid\n" for file in (SMALLEST, example, start))
 
 

@@ -1,6 +1,7 @@
-"""Whole files: each invalid one holds one mistake and says which problems it must give, each valid one loads.
+"""Whole files: each invalid one holds one mistake and says which problems it must give, each valid one loads,
+and each unwise one says which warnings it must give.
 
-An invalid file begins with its problems, `# expected LINE:COLUMN: MESSAGE`, one a line; a file that cannot
+A file begins with its problems or warnings, `# expected LINE:COLUMN: MESSAGE`, one a line; a file that cannot
 hold a comment has them beside it, in NAME.expected. Problems of other files have a path before the line.
 """
 
@@ -17,6 +18,7 @@ from ratelimitd.errors import ConfigError, Problem
 
 CORPUS = Path(__file__).parent.parent / "corpora" / "config"
 INVALID = sorted((CORPUS / "invalid").glob("*.yaml"))
+UNWISE = sorted((CORPUS / "unwise").glob("*.yaml"))
 VALID = sorted((CORPUS / "valid").glob("*.yaml"))
 ENVIRON = {
     "WORKERS": "2",
@@ -53,6 +55,13 @@ def test_a_good_file_loads_into_the_types_of_the_model(path: Path) -> None:
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(config), type=Config) == config
 
 
+@pytest.mark.parametrize("path", UNWISE, ids=lambda path: path.stem)
+def test_what_is_unwise_is_told_with_its_place(path: Path) -> None:
+    warnings = load.load_file(str(path), ENVIRON).warnings
+    assert [written(warning, path) for warning in warnings] == expected(path)
+
+
 def test_there_are_enough() -> None:
     assert len(INVALID) > 250
     assert len(VALID) >= 7
+    assert len(UNWISE) >= 9

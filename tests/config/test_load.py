@@ -138,7 +138,7 @@ def test_replies_carry_their_bodies() -> None:
         model.ReplyOverride(
             status=429,
             body=b"<h1>Slow down</h1>\n",
-            headers=(("access-control-allow-origin", "*"), ("x-code", "5")),
+            headers=(("Access-Control-Allow-Origin", "*"), ("X-Code", "5")),
         ),
         model.ReplyOverride(status=503, content_type="text/plain"),
     )
@@ -338,6 +338,18 @@ class TestFlags:
         changed = load.override(config, flags.Flags(servers=(flags.upstream("http://127.0.0.1:1"),)))
         assert [upstream.servers[0].port for upstream in changed.upstreams] == [1]
         assert changed.routes == (model.Route(upstream=changed.upstreams[0].name),)
+
+    def test_warnings_are_about_what_they_make(self, tmp_path: Path) -> None:
+        path = tmp_path / "f.yaml"
+        path.write_text('upstreams: {web: {servers: ["http://127.0.0.1:1", "http://127.0.0.1:2"]}}\n')
+
+        def told(given: flags.Flags) -> list[str]:
+            return [warning.message[:17] for warning in load.load_file(str(path), {}, given=given).warnings]
+
+        rates = (flags.limit("header:x-key=5/s"),)
+        assert told(flags.Flags()) == ["there are no limi", "upstream 'web' ha"]
+        assert told(flags.Flags(rates=rates)) == ["upstream 'web' ha"]
+        assert told(flags.Flags(rates=rates, servers=(flags.upstream("http://127.0.0.1:1"),))) == []
 
     def test_without_an_upstream(self) -> None:
         with pytest.raises(ConfigError, match="there is no upstream"):

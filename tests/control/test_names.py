@@ -6,6 +6,8 @@ import asyncio
 import socket
 from typing import Any
 
+import pytest
+
 from ratelimitd.config.model import Server, Upstream
 from ratelimitd.control.names import Names
 from ratelimitd.control.resolve import lookup
@@ -78,3 +80,25 @@ def test_a_name_that_a_reload_took_away_is_forgotten() -> None:
 
 def test_the_system_is_asked() -> None:
     assert set(asyncio.run(lookup("localhost"))) & {"127.0.0.1", "::1"}
+
+
+@pytest.mark.parametrize("turns", range(5))
+def test_it_ends_when_a_server_is_lost_in_the_same_moment(
+    monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    """`turns` of the loop lie between the two."""
+    monkeypatch.setattr("ratelimitd.control.names.SOON_S", 0.0)
+
+    async def run() -> None:
+        lookups = Lookups()
+        looking = asyncio.ensure_future(lookups.names.run())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        lookups.names.hurry()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        looking.cancel()
+        await asyncio.wait({looking}, timeout=2)
+        assert looking.cancelled()
+
+    asyncio.run(run())

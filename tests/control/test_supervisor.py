@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ratelimitd.config.model import Admin, Listener, Server, Timeouts, Upstream
 from ratelimitd.control.supervisor import cancelled
-from tests.control.daemon import STUB, Daemon, config, daemon, ended, listener
+from tests.control.daemon import ROOT, STUB, Daemon, config, daemon, ended, listener
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -346,6 +346,32 @@ def test_a_default_admin_address_in_use_is_done_without() -> None:
             server.until(rf"WARNING no admin server: cannot listen on 127.0.0.1:{port}: the port is in use")
             server.until_serving()
         assert f"127.0.0.1:{port}" in refusal({"admin": Admin(port=port, required=True)})
+
+
+SILENT_NAME_SERVER = """
+import socket, sys, time
+answers = [{answers}]
+resolve = socket.getaddrinfo
+def getaddrinfo(name, *question, **more):
+    if name == "localhost":
+        if not answers:
+            print("the name server is silent", file=sys.stderr, flush=True)
+            time.sleep(60)
+        answers.pop()
+    return resolve(name, *question, **more)
+socket.getaddrinfo = getaddrinfo
+"""
+
+
+@pytest.mark.parametrize("answers", ["", "1"], ids=["at the start", "later"])
+def test_a_name_server_that_is_silent_holds_up_no_end(tmp_path: Path, answers: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SILENT_NAME_SERVER.format(answers=answers))
+    named = Upstream("web", (Server("http://localhost:9", host="localhost", port=9),))
+    with daemon(config(upstreams=(named,)), environ={"PYTHONPATH": f"{tmp_path}:{ROOT}"}) as server:
+        server.until("the name server is silent")
+        server.signal(signal.SIGTERM)
+        assert server.wait(within_s=8) == 0
+        assert "stopped" in server.lines[-1]
 
 
 def test_work_that_forgets_its_cancellation_ends_all_the_same() -> None:
