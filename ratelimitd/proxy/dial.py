@@ -1,7 +1,8 @@
 """Opening a connection to a web server, TLS handshake included: the slow path, in time or not at all.
 
 Whatever goes wrong (refused, no such name, a certificate that is not trusted, too slow) is an OSError for the
-caller; nothing of the request has been sent then.
+caller; nothing of the request has been sent then. Time in which the worker's own loop stands still does not
+count: a server is not too slow because nobody looked at what it answered.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Final
 
 from ratelimitd.proxy.tls import TlsConnector
@@ -28,6 +29,29 @@ Opened = tuple[asyncio.BaseTransport, asyncio.BaseProtocol]
 
 # This machine has too little of something: no fault of the server that was to be reached.
 SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+
+_PARTS: Final = 10
+
+
+@contextlib.asynccontextmanager
+async def within(loop: asyncio.AbstractEventLoop, seconds: float) -> AsyncIterator[None]:
+    """`asyncio.timeout` in parts, one begun when the one before is seen to be over: a loop that stands still
+    for long uses up one of them. A full loop runs its timers before the sockets that became ready."""
+    async with asyncio.timeout(None) as bound:
+        timer: asyncio.TimerHandle
+
+        def begin_part(left: int) -> None:
+            nonlocal timer
+            if left:
+                timer = loop.call_later(seconds / _PARTS, begin_part, left - 1)
+            else:
+                bound.reschedule(loop.time())
+
+        begin_part(_PARTS)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 class Dialer:
@@ -52,7 +76,7 @@ class Dialer:
     async def __call__(self, server: Server, factory: Factory) -> Opened:
         """An open connection with the protocol of `factory`. Raises OSError, TimeoutError among them."""
         try:
-            async with asyncio.timeout(self._connect_s):
+            async with within(self._loop, self._connect_s):
                 if server.tls and self._context is not None:
                     return await self._open_tls(self._context, server, factory)
                 return await self._open(server, factory)
@@ -85,6 +109,7 @@ class Dialer:
         until_s = self._loop.time() + self._connect_s
         for index, address in enumerate(others):
             with contextlib.suppress(OSError):
-                async with asyncio.timeout((until_s - self._loop.time()) / (len(others) + 1 - index)):
+                left_s = max(0.0, until_s - self._loop.time())
+                async with within(self._loop, left_s / (len(others) + 1 - index)):
                     return await self._loop.create_connection(factory, address, server.port)
         return await self._loop.create_connection(factory, last, server.port)
