@@ -24,7 +24,7 @@ INSTALL = DESTDIR="$(abspath $(DESTDIR))" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCO
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-bare lint bench-quick install uninstall build clean
+.PHONY: help demo test test-slow test-bare lint bench-quick bench-bodies install uninstall build clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ lint: build-dev ## ruff, mypy, the stubs of the compiled modules, the rules of t
 bench-quick: prepare-bench build-dev ## CPU per request beside nginx and HAProxy, cost of a decision; under two minutes
 	$(BIN)/python -m benchmarks.quick
 	$(BIN)/python -m benchmarks.decision
+
+bench-bodies: prepare-bench build-dev ## CPU per gigabyte of large bodies beside nginx and HAProxy; under a minute
+	$(BIN)/python -m benchmarks.bodies
 
 install: build ## the command, the systemd unit and a first configuration (DESTDIR=, PREFIX=/usr/local)
 	@$(INSTALL) scripts/install-system install

@@ -1,6 +1,7 @@
 """The proxies that are compared, each as one worker before the same origin, with limits that refuse nobody.
 
-Every one of them keeps connections to both sides, hands on Host and X-Forwarded-For and writes no access log.
+Every one of them keeps connections to both sides, hands on Host and X-Forwarded-For, passes bodies on as they
+come and writes no access log.
 ratelimitd has a configuration as it grows in a year: besides the three limits that all have, 17 for paths
 that are not asked for, and a list of denied networks.
 """
@@ -108,6 +109,7 @@ def nginx(directory: Path, origin: int) -> tuple[Process, int]:
 events {{ worker_connections 4096; accept_mutex off; }}
 http {{
     access_log off; keepalive_requests 1000000000; {places}
+    client_max_body_size 0; proxy_request_buffering off; proxy_max_temp_file_size 0;
     limit_req_zone $binary_remote_addr zone=client:10m rate=1000000r/s;
     limit_req_zone $server_name zone=global:1m rate=1000000r/s;
     limit_req_zone $http_user_agent zone=agent:10m rate=1000000r/s;

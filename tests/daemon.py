@@ -105,6 +105,7 @@ class Daemon(Process):
             exit_code = self.stop()
         assert "Traceback" not in self.stderr, self.stderr
         assert "Traceback" not in self.stdout, self.stdout
+        assert "unexpected:" not in self.stderr, self.stderr
         if self.expected_exit_code is not None:
             assert exit_code == self.expected_exit_code, self.stderr
 

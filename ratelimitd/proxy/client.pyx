@@ -19,6 +19,7 @@ from ratelimitd.http.request_body cimport RequestBody
 from ratelimitd.http.upgrade cimport offered_protocols, upgrade_lines
 from ratelimitd.limits.decision cimport ADMIT, AGAIN, AMBIGUOUS, BANNED, DENY, LIMIT, Decision, Limiter
 from ratelimitd.proxy.admission cimport ROOM, TOO_MANY, Admitted
+from ratelimitd.proxy.bulk cimport LARGE, read_in_bulk
 from ratelimitd.proxy.clock cimport boottime_us
 from ratelimitd.proxy.exchange cimport (
     ANSWERING, ASKED, BODY, CLOSED, DISCARDING, HEAD, IDLE, LINGERING, MOST_PIPELINED, TUNNEL,
@@ -53,6 +54,7 @@ cdef class ClientConnection(Upload):
         cdef Admitted admitted
         self.transport = transport
         self.write = transport.write
+        transport.set_write_buffer_limits(0)  # what is not taken at once waits with its sender
         self.peer = self.peer or peer_of(transport)
         self.live.slots[self.listener.idle_slot] += 1
         self.live.connections.add(self)
@@ -86,6 +88,8 @@ cdef class ClientConnection(Upload):
 
     def data_received(self, bytes data):
         self.live.slots[self.live.bytes_in_slot] += PyBytes_GET_SIZE(data)
+        if PyBytes_GET_SIZE(data) >= LARGE and not self.in_bulk:
+            self.in_bulk = read_in_bulk(self.transport, self)
         if self.state == IDLE or self.state == HEAD:
             if PyBytes_GET_SIZE(self.buffer) == 0:
                 self.started_us = boottime_us()

@@ -38,6 +38,7 @@ cdef class Exchange(Downstream):
         bytes buffer  # what came and was not used up; in use from `at` on
         Py_ssize_t at
         size_t resume  # where to look on for the end of a head
+        bint in_bulk  # it is read into the room for what is large
         bint reading_paused
         bint write_paused
         bint ended  # the client has closed its side: nothing more will come

@@ -1,12 +1,15 @@
 """Reads the PROXY header that a connection begins with, and hands the connection over to whom it is for.
 
 Only trusted proxies may bring one; who is not trusted, brings none or takes longer than `timeouts.head` is
-closed without a word and counted. Until the hand-over the connection counts as an idle one; under which
-address it counts after that is what the header says. What came behind the header is handed over too.
+closed without a word and counted. Until the hand-over the connection counts as an idle one, and is bounded as
+all others are; under which address it counts after that is what the header says. What came behind the header
+is handed over too.
 """
 
 from cpython.bytes cimport PyBytes_GET_SIZE
 
+from ratelimitd.proxy.admission cimport ROOM
+from ratelimitd.proxy.clock cimport boottime_us
 from ratelimitd.proxy.deadlines cimport Timed
 from ratelimitd.proxy.live cimport NO_HEADER, SLOW, UNTRUSTED, HandshakeFailure, Listener, Policy
 
@@ -30,13 +33,14 @@ cdef class ProxyHeaderReader(Timed):
         self.transport = transport
         self.live.slots[self.listener.idle_slot] += 1
         self.live.connections.add(self)
+        self.started_us = boottime_us()
         if peer is None:
-            transport.abort()
-        elif len(self.live.connections) > policy.connections_bound:
-            self.live.slots[self.live.refused_total_slot] += 1
             transport.abort()
         elif not policy.identify.peer(peer).trusted:
             self._refuse(UNTRUSTED)
+        elif self.live.admission.enter(transport, policy.connections_bound, 0, 0, &self.entries) != ROOM:
+            self.live.slots[self.live.refused_total_slot] += 1
+            transport.abort()
         else:
             self.live.wheel.set(self, policy.head_ms)
 
@@ -55,7 +59,7 @@ cdef class ProxyHeaderReader(Timed):
             return
         self.live.slots[self.live.bytes_in_slot] += header.size
         rest = self.buffer[header.size :]
-        self._leave()
+        self._leave()  # its place is free for a moment, and then that of a client
         protocol = self.follow(header.source)
         self.transport.set_protocol(protocol)
         protocol.connection_made(self.transport)
@@ -80,12 +84,19 @@ cdef class ProxyHeaderReader(Timed):
     cdef void _leave(self):
         self.live.wheel.forget(self)
         self.live.connections.discard(self)
+        self.live.admission.leave(&self.entries)
         self.live.slots[self.listener.idle_slot] -= 1
 
     cdef void expire(self):
         self._refuse(SLOW)
 
+    def idle_since_us(self):
+        """When it was accepted, while nothing has come; else 0."""
+        return self.started_us if PyBytes_GET_SIZE(self.buffer) == 0 else 0
+
     def close_if_idle(self):
-        """For a worker that drains."""
-        if PyBytes_GET_SIZE(self.buffer) == 0:
+        """For a worker that drains, or is short of descriptors; whether it was idle."""
+        cdef bint idle = PyBytes_GET_SIZE(self.buffer) == 0
+        if idle:
             self.transport.close()
+        return idle

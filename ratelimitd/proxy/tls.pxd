@@ -45,6 +45,8 @@ cdef class TlsAcceptor(TlsTransport):
 
 
 cdef class TlsConnector(TlsTransport):
+    cdef void _give_up(self)
+
     cdef:
         str name
         object established

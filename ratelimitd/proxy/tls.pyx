@@ -56,8 +56,8 @@ cdef class TlsTransport:
     def data_received(self, bytes data):
         if self.phase == PLAIN:
             self.app.data_received(data)
-        elif self.phase != OVER and (self.tls is not None or self._begins(data)):
-            self._take(data)
+        elif self.phase != OVER and not self.peer_ended and (self.tls is not None or self._begins(data)):
+            self._take(data)  # behind its end OpenSSL would keep all that came, and read none of it
 
     def eof_received(self):
         if self.phase == PLAIN:
@@ -302,10 +302,21 @@ cdef class TlsConnector(TlsTransport):
 
     cdef void _established(self):
         if self.established.done():
-            self.abort()  # whoever waited has left
+            self._give_up()
         else:
             self.app.connection_made(self)
             self.established.set_result(None)
+
+    cdef void _give_up(self):
+        """Whoever waited has left. The protocol above never had a connection, and hears of no end."""
+        self.app = None
+        TlsTransport.abort(self)
+
+    def abort(self):
+        if self.phase == HANDSHAKE:
+            self._give_up()
+        else:
+            TlsTransport.abort(self)
 
     cdef void _refused(self, error):
         self.app = None

@@ -47,6 +47,11 @@ cdef class Upload(Exchange):
             self.refuse(413, BODY_TOO_LARGE)
         else:
             self.parts = [self.request, self.body.part(self.buffer, head.end, self.at)]
+            if self.body_left:
+                if self.ended:
+                    self.end_within_body()
+                    return
+                self.pause_reading(False)  # all that came too early has been used up
             if as_it_comes or self.body_left == 0:
                 self._send_parts()
 

@@ -91,6 +91,7 @@ cdef class Connection(Kept):
         int interims
         bint used  # it has served before
         bint keep
+        bint in_bulk  # it reads into the room for what is large
         bint paused
         bint full  # the server takes no more just now
         int64_t left
@@ -109,7 +110,6 @@ cdef class Connection(Kept):
     cdef Py_ssize_t _interim(self, Head head, bytes data, Py_ssize_t start, Py_ssize_t end)
     cdef void _frame(self, Head head, bytes data, Py_ssize_t end)
     cdef void _switch(self, Head head, bytes data)
-    cdef void _pass_content(self)
     cdef void _read_body(self, bytes data)
     cdef Py_ssize_t _reach(self, bytes data, Py_ssize_t start)
     cdef void _ends(self, bint orderly)

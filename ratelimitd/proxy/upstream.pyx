@@ -14,6 +14,7 @@ from ratelimitd.http.body cimport ChunkedReader
 from ratelimitd.http.head cimport CONTENT_LENGTH, TRANSFER_ENCODING, Head
 from ratelimitd.http.upgrade cimport taken_protocols
 from ratelimitd.proxy.balancing cimport Balancer, Kept, Server
+from ratelimitd.proxy.bulk cimport LARGE, read_in_bulk
 from ratelimitd.proxy.clock cimport boottime_us
 from ratelimitd.proxy.deadlines cimport Timed, Wheel
 
@@ -118,6 +119,7 @@ cdef class Connection(Kept):
     def connection_made(self, transport):
         self.transport = transport
         self.write = transport.write
+        transport.set_write_buffer_limits(0)  # what is not taken at once waits with its sender
         self.server.connections.add(self)
         peer = transport.get_extra_info("peername")
         self.address = peer[0] if isinstance(peer, tuple) else None
@@ -245,6 +247,8 @@ cdef class Connection(Kept):
 
     def data_received(self, bytes data):
         self.answered_us = boottime_us()
+        if PyBytes_GET_SIZE(data) >= LARGE and not self.in_bulk:
+            self.in_bulk = read_in_bulk(self.transport, self)
         if self.state == HEAD:
             self._read_head(data)
         elif self.state == FREE:
@@ -349,14 +353,10 @@ cdef class Connection(Kept):
         elif self.chunks is not None and asker.minor == 0:
             head.drop_all(TRANSFER_ENCODING)
             asker.answer_begins(head, data, end, True, False)
-            self._pass_content()
+            if self.asker is not None:
+                asker.answer_goes_on(self.chunks.take_content(), self.state == OVER)
         else:
             asker.answer_begins(head, data, reach, self.state == UNTIL_CLOSE, self.state == OVER)
-
-    cdef void _pass_content(self):
-        """The content of the chunks, for one who does not know chunks."""
-        if self.asker is not None:
-            self.asker.answer_goes_on(self.chunks.take_content(), self.state == OVER)
 
     cdef void _read_body(self, bytes data):
         cdef Downstream asker = self.asker
@@ -365,8 +365,8 @@ cdef class Connection(Kept):
             self._fails(self.chunks.fault, False)
             return
         if self.chunks is not None and asker.minor == 0:
-            self._pass_content()
-            return
+            data = self.chunks.take_content()  # for one who does not know chunks
+            reach = PyBytes_GET_SIZE(data)
         asker.answer_goes_on(data if reach == PyBytes_GET_SIZE(data) else data[:reach], self.state == OVER)
 
     cdef Py_ssize_t _reach(self, bytes data, Py_ssize_t start):

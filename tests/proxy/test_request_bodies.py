@@ -4,6 +4,7 @@ waits for. The web server records every byte: it never sees the end of a body th
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterable
 
 import pytest
@@ -329,3 +330,59 @@ def test_whether_trailers_are_read_is_said(
         client.head()
         assert client.take_until(b"\r\n\r\n") == b"0\r\nX-Sum: 1\r\n\r\n"
     assert values(upstream.requests[0], "te") == sent
+
+
+# --- bodies that begin behind a request that is in work
+
+
+def answering_later(upstream: Recording) -> threading.Event:
+    """The answer to /first waits for the event."""
+    go = threading.Event()
+
+    def script(connection: Connection, head: bytes) -> None:
+        if b" /first " in head:
+            assert go.wait(10)
+        answering(OK)(connection, head)
+
+    upstream.script = script
+    return go
+
+
+@pytest.mark.parametrize("size", [65_536, 300_000], ids=["buffered", "streamed"])
+def test_a_body_of_which_too_much_came_early_is_read_on(
+    daemon: Daemon, upstream: Recording, size: int
+) -> None:
+    """Reading had stopped for it; it goes on although the web server's connection is a kept one."""
+    go = answering_later(upstream)
+    body = bytes(size)
+    with Client(daemon.port) as client:
+        sender = threading.Thread(target=client.send, args=(get("/first") + post(body),))
+        sender.start()
+        upstream.wait_requests(1)
+        received = -1.0
+        while received != (received := daemon.metrics().total("ratelimitd_bytes_total", direction="in")):
+            sender.join(0.05)
+        go.set()
+        assert [client.answer().status for _ in range(2)] == [200, 200]
+        sender.join()
+    assert len(upstream.connections) == 1
+    assert content(upstream.requests[1]) == body
+
+
+@pytest.mark.parametrize("form", ["buffered", "streamed", "chunked"])
+def test_a_body_that_came_early_and_will_never_be_whole(
+    daemon: Daemon, upstream: Recording, form: str
+) -> None:
+    """The client has closed its side: nobody waits for the rest, and the web server sees nothing of it."""
+    go = answering_later(upstream)
+    request = (
+        upload(b"5\r\nhello") if form == "chunked" else post(bytes(1_000 if form == "buffered" else MIB))
+    )
+    with Client(daemon.port) as client:
+        client.send(get("/first") + request[:900])
+        client.end()
+        upstream.wait_requests(1)
+        go.set()
+        assert [client.answer().status for _ in range(2)] == [200, 400]
+        assert client.is_closed()
+    assert len(upstream.requests) == 1

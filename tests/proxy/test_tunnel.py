@@ -6,13 +6,13 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.daemon import Daemon
+from tests.memory import own_kib
 from tests.proxy.recording import OK, Connection, Recording, answering, answering_then_closing, values
 from tests.proxy.talking import Client, get
 from tests.proxy.tunnelling import (
@@ -322,12 +322,6 @@ def test_a_client_that_vanishes_while_it_reads_nothing(daemon: Daemon, upstream:
 
 
 # --- how much is held, and how long
-
-
-def own_kib(pid: int) -> int:
-    """Its own memory: Pss changes with whoever else has the same libraries loaded."""
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Anonymous:"))
 
 
 @pytest.mark.parametrize("reads_not", ["client", "server"])

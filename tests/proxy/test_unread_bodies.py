@@ -16,7 +16,12 @@ from tests.proxy.talking import Answer, Client, get, post
 
 CONFIG = """
 workers: 1
-upstreams: {web: {servers: [{url}], keepalive_idle: 1m}}
+upstreams:
+  web: {servers: [{url}], keepalive_idle: 1m}
+  down: {servers: ['unix:/nowhere/web.sock'], health: {path: /, interval: 1s, fall: 1}}
+routes:
+  - {match: {path: /down}, upstream: down}
+  - {upstream: web}
 bounds: {body: 8MiB}
 limits:
   - {name: none, per: "header:X-Api-Key", missing: deny, rate: 1/1d, match: {path: /refused}}
@@ -123,10 +128,9 @@ def chunks(random: Random, size: int) -> bytes:
 
 
 def refused_at_random(random: Random) -> bytes:
-    """A request that is answered with 429, 403 or 413 before its body is read."""
-    target, lines = random.choice(
-        [("/limited", []), ("/refused", []), ("/limited", ["Expect: 100-continue"])]
-    )
+    """A request that is answered with 429, 403, 413, 502 or 503 before its body is read, or amid it."""
+    target = random.choice(["/limited", "/refused", "/down"])
+    lines = random.choice([[], [], ["Expect: 100-continue"]])
     size = random.choice([1, 10, 300, 3_000, 30_000, 65_536, 70_000, 200_000])
     kind = random.choice(["length", "chunked", "chunked", "too-large", "broken"])
     body = (SMUGGLED * (size // len(SMUGGLED) + 1))[:size]
@@ -154,7 +158,7 @@ def goes_on(client: Client, mark: str) -> bool:
     refusal = answer_or_end(client)
     if refusal is None or refusal.closes:
         return False
-    assert refusal.status in (403, 413, 429)
+    assert refusal.status in (403, 413, 429, 502, 503)
     answer = answer_or_end(client)
     assert answer is None or (answer.status, answer["x-target"]) == (200, mark)
     return answer is not None
