@@ -56,8 +56,8 @@ cdef class TlsTransport:
     def data_received(self, bytes data):
         if self.phase == PLAIN:
             self.app.data_received(data)
-        elif self.phase != OVER and (self.tls is not None or self._begins(data)):
-            self._take(data)
+        elif self.phase != OVER and not self.peer_ended and (self.tls is not None or self._begins(data)):
+            self._take(data)  # behind its end OpenSSL would keep all that came, and read none of it
 
     def eof_received(self):
         if self.phase == PLAIN:

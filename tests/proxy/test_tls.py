@@ -256,6 +256,28 @@ def test_an_end_that_is_announced_is_the_end_of_the_requests_alone(
     assert len(upstream.requests) == 2
 
 
+def test_what_comes_behind_the_end_is_kept_nowhere(terminating: Terminating, upstream: Recording) -> None:
+    answered = threading.Event()
+
+    def script(connection: Connection, head: bytes) -> None:  # noqa: ARG001
+        assert answered.wait(60)
+        connection.send(OK)
+
+    upstream.script = script
+    tls = Bytes(trusting(terminating.authority), NAME)
+    with socket.create_connection((LOOPBACK, terminating.port), 10) as sock:
+        tls.shake_hands(sock)
+        sock.sendall(tls.encrypt(get()) + tls.end())
+        upstream.wait_requests(1)
+        (worker,) = terminating.daemon.workers()
+        before = resident_kib(worker)
+        for _ in range(4096):
+            sock.sendall(bytes(16_384))
+        assert resident_kib(worker) - before < 2048
+        answered.set()
+        assert tls.read(sock, 17).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
 def test_an_end_that_is_not_announced_cuts_what_is_not_whole(
     terminating: Terminating, upstream: Recording
 ) -> None:
