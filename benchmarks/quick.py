@@ -21,7 +21,7 @@ from benchmarks.proxies import Proxy, request_headers, running
 from tests.load import wrk
 from tests.servers import Nginx
 
-BAR: Final = 1.10
+BAR: Final = 1.05
 AGREEMENT: Final = 0.03
 CONNECTIONS: Final = 64
 ROUNDS: Final = 4
