@@ -5,6 +5,7 @@ The target in origin-form whatever form it came in, the values in which routes a
 accepted and believed. Nothing here changes the head.
 """
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t
 from libc.string cimport memchr
 
@@ -128,7 +129,10 @@ cdef RequestText request_text(Head head, bytes method):
     else:
         whole = origin_target(head)
         normal = normal_path(whole) if whole.startswith(b"/") else "*"
-    return RequestText(method.decode("ascii"), request_host(head), normal, head)
+    return RequestText.of(
+        PyUnicode_DecodeLatin1(PyBytes_AS_STRING(method), PyBytes_GET_SIZE(method), NULL),
+        request_host(head), normal, head,
+    )
 
 
 cdef Py_ssize_t path_size(Head head) noexcept:

@@ -46,6 +46,8 @@ cdef struct LimitState:
     uint8_t observe
     uint8_t open_on_failure
     uint8_t has_matcher
+    uint64_t start  # of the paths that it is for
+    uint64_t start_mask
     uint8_t has_overrides
     uint8_t has_cost_header
     uint32_t most_cost

@@ -90,6 +90,9 @@ cdef class Charges:
         state.observe = limit.observe
         state.open_on_failure = limit.open_on_failure
         state.has_matcher = limit.matcher is not None
+        if state.has_matcher:
+            state.start = (<Matcher>limit.matcher).start
+            state.start_mask = (<Matcher>limit.matcher).start_mask
         state.has_overrides = bool(limit.overrides)
         state.has_cost_header = bool(limit.cost_header)
         state.most_cost = limit.most_cost
@@ -293,10 +296,15 @@ cdef class Charges:
     cdef int collect(self, Head head, Client client, RequestText text, bint trusted) except -1:
         """Finds all that applies: KEYED, DENIED or TWICE."""
         cdef int i, found
+        cdef uint64_t start = 0 if text is None else text.limit_start()
+        cdef LimitState* state
         if client.generation != self.generation:
             self._keys_of(client)
         for i in range(self.limit_count):
-            if self.limits[i].has_matcher and not (<Matcher>self.matchers[i]).matches(text):
+            state = &self.limits[i]
+            if state.has_matcher and (
+                (start ^ state.start) & state.start_mask or not (<Matcher>self.matchers[i]).matches(text)
+            ):
                 continue
             found = self._collect_limit(i, head, client, text, trusted)
             if found > KEYED:

@@ -192,7 +192,7 @@ cdef class Limiter(Charges):
         cdef bytes policy, prefix, suffix, lines
         cdef char digits[20]
         cdef char* out
-        cdef int64_t left = self.left
+        cdef uint64_t left = <uint64_t>self.left
         cdef int n = 0
         if self.tightest < 0:
             return b""

@@ -6,6 +6,7 @@
 #ifndef RATELIMITD_SIPHASH_H
 #define RATELIMITD_SIPHASH_H
 
+#include <endian.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -16,11 +17,10 @@ typedef struct {
 
 static inline uint64_t sip_rotate(uint64_t word, int bits) { return (word << bits) | (word >> (64 - bits)); }
 
-/* Little-endian by arithmetic on bytes, which compilers turn into one load where the machine allows it. */
 static inline uint64_t sip_word(const uint8_t *data) {
-    uint64_t word = 0;
-    for (int i = 7; i >= 0; i--) word = word << 8 | data[i];
-    return word;
+    uint64_t word;
+    memcpy(&word, data, sizeof word);
+    return le64toh(word);
 }
 
 static inline void sip_round(SipState *s) {

@@ -73,6 +73,16 @@ def test_routes_compare_exactly_after_normalisation(target: bytes, expected: boo
     assert holds(Match(path=("/login",)), target, for_limit=False) is expected
 
 
+@pytest.mark.parametrize("target", [b"/catalogue/chairs", b"/catalog", b"/CATALOGUE/", b"/cata", b"/x/y.php"])
+def test_a_limit_for_several_paths(target: bytes) -> None:
+    """They begin alike for fewer bytes, as many or more than are compared first; or not at all."""
+    path = target.decode().lower().rstrip("/")
+    for others in ([], ["/cat"], ["/catalogue/*"], ["/catalogue/red", "/c"], ["/*.exe"], ["/ä", "/x*"]):
+        assert holds(Match(path=(*others, path)), target, for_limit=True), others
+        assert not holds(Match(path=("/zoo", "/zoo/*")), target, for_limit=True)
+    assert holds(Match(path=("/*",)), target, for_limit=True)
+
+
 @pytest.mark.parametrize("for_limit", [True, False])
 @pytest.mark.parametrize(
     ("pattern", "target", "expected"),
