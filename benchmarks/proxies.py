@@ -1,7 +1,8 @@
 """The proxies that are compared, each as one worker before the same origin, with limits that refuse nobody.
 
-Every one of them keeps connections to both sides, hands on Host and X-Forwarded-For, passes bodies on as they
-come and writes no access log.
+Every one of them keeps connections to both sides, hands on Host and X-Forwarded-For and writes no access log.
+nginx is there as it comes, which reads a request's body into a file before it asks the web server, and
+streaming, as the others do.
 ratelimitd has a configuration as it grows in a year: besides the three limits that all have, 17 for paths
 that are not asked for, and a list of denied networks.
 """
@@ -95,7 +96,7 @@ admin: {{bind: "{LOOPBACK}:{free_port()}"}}
     return Process("ratelimitd", [*COMMAND, "run", "-c", str(configuration)], directory), port
 
 
-def nginx(directory: Path, origin: int) -> tuple[Process, int]:
+def nginx(directory: Path, origin: int, buffering: str = "") -> tuple[Process, int]:
     port = free_port()
     directory.mkdir()
     user = "user root;" if os.geteuid() == 0 else ""
@@ -109,7 +110,7 @@ def nginx(directory: Path, origin: int) -> tuple[Process, int]:
 events {{ worker_connections 4096; accept_mutex off; }}
 http {{
     access_log off; keepalive_requests 1000000000; {places}
-    client_max_body_size 0; proxy_request_buffering off; proxy_max_temp_file_size 0;
+    client_max_body_size 0; {buffering}
     limit_req_zone $binary_remote_addr zone=client:10m rate=1000000r/s;
     limit_req_zone $server_name zone=global:1m rate=1000000r/s;
     limit_req_zone $http_user_agent zone=agent:10m rate=1000000r/s;
@@ -131,6 +132,10 @@ http {{
     return Process(
         "nginx", [program("nginx"), "-p", str(directory), "-c", str(configuration)], directory
     ), port
+
+
+def nginx_streaming(directory: Path, origin: int) -> tuple[Process, int]:
+    return nginx(directory, origin, "proxy_buffering off; proxy_request_buffering off;")
 
 
 def haproxy(directory: Path, origin: int) -> tuple[Process, int]:
@@ -166,22 +171,24 @@ def relay(directory: Path, origin: int) -> tuple[Process, int]:
     return Process("relay", [sys.executable, str(script), str(port), str(origin)], directory), port
 
 
-STARTERS: Final = (
-    ("ratelimitd", ratelimitd),
-    ("nginx", nginx),
-    ("nginx again", nginx),
-    ("HAProxy", haproxy),
-    ("bare relay", relay),
-)
+STARTERS: Final = {
+    "ratelimitd": ratelimitd,
+    "nginx": nginx,
+    "nginx again": nginx,
+    "nginx streaming": nginx_streaming,
+    "nginx streaming again": nginx_streaming,
+    "HAProxy": haproxy,
+    "bare relay": relay,
+}
 
 
 @contextmanager
-def running(directory: Path, origin: int) -> Iterator[list[Proxy]]:
-    """All of them, started."""
+def running(directory: Path, origin: int, names: tuple[str, ...]) -> Iterator[list[Proxy]]:
+    """Those of these names, started."""
     with ExitStack() as stack:
         proxies = []
-        for name, start in STARTERS:
-            process, port = start(directory / name.replace(" ", "-"), origin)
+        for name in names:
+            process, port = STARTERS[name](directory / name.replace(" ", "-"), origin)
             stack.enter_context(process)
             proxies.append(Proxy(name, process, port))
         yield proxies

@@ -23,6 +23,7 @@ from tests.servers import Nginx
 
 BAR: Final = 1.05
 AGREEMENT: Final = 0.03
+NAMES: Final = ("ratelimitd", "nginx", "nginx again", "HAProxy", "bare relay")
 CONNECTIONS: Final = 64
 ROUNDS: Final = 4
 SETS: Final = 2
@@ -135,7 +136,7 @@ def main() -> int:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ratelimitd-bench-") as name:
         directory = Path(name)
-        with Nginx(directory / "origin") as origin, running(directory, origin.port) as proxies:
+        with Nginx(directory / "origin") as origin, running(directory, origin.port, NAMES) as proxies:
             pin(Proxy("origin", origin, origin.port).pids(), client_cpu)
             for proxy in proxies:
                 pin(proxy.pids(), proxy_cpu)

@@ -119,7 +119,7 @@ class Process:
 
 
 class Nginx(Process):
-    """nginx with one worker; answers every request with the 37 bytes of ANSWER."""
+    """nginx with one worker; answers with the 37 bytes of ANSWER, and to /content with a file of 100,000."""
 
     def __init__(self, directory: Path, port: int | None = None) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -128,6 +128,8 @@ class Nginx(Process):
         self._status_requests = 0
         configuration = directory / "nginx.conf"
         configuration.write_text(self._configuration(directory))
+        (directory / "content").write_bytes(bytes(n * n % 251 for n in range(100_000)))
+        os.utime(directory / "content", (1_600_000_000, 1_600_000_000))
         nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
         assert nginx is not None, "nginx is not installed: scripts/prepare test"
         super().__init__("nginx", [nginx, "-p", str(directory), "-c", str(configuration)], directory)
@@ -160,6 +162,7 @@ class Nginx(Process):
                 server {{
                     listen {LOOPBACK}:{self.port} backlog=4096;
                     location / {{ default_type text/plain; return 200 "{ANSWER.decode()}"; }}
+                    location = /content {{ root {directory}; }}
                 }}
                 server {{
                     listen {LOOPBACK}:{self.status_port};

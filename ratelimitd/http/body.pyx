@@ -4,11 +4,13 @@
 Fed with the bytes as they come, in any cut; says how far the body reaches. Strict: sizes are 1 to 15 hex
 digits, lines end in CRLF, extensions and trailers are what the grammar says, together no more than 8 KiB above
 what there is of content, and no trailer bears a name that decides framing, connection or identity. The content
-without its framing is collected for those who ask for it.
+without its framing is collected for those who ask for it, or the chunks in the one spelling that we write: what
+is spelt so already is never cut up.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memcmp
 
 from ratelimitd.http.head cimport ACCEPT, OTHER, classify
 
@@ -86,10 +88,11 @@ cdef class ChunkedReader:
         cdef Py_ssize_t n
         cdef uint8_t before
         self._plain.clear()
+        self._begin_run(start)
         while at < end and not self.complete:
             if self._state == DATA:
                 n = <Py_ssize_t>min(self._left, <uint64_t>(end - at))
-                if collect:
+                if collect == CONTENT:
                     self._content.append(data[at : at + n])
                 at += n
                 self._left -= n
@@ -98,10 +101,8 @@ cdef class ChunkedReader:
                 continue
             before = self._state
             if self._step(base[at]):
-                if collect == CHUNKS and before == DATA_LF:
-                    self._content.append(b"\r\n")
-                elif collect == CHUNKS and self._state == DATA:
-                    self._content.append(b"%x\r\n" % self._left)
+                if collect == CHUNKS and (before == SIZE_LF or before == DATA_LF):
+                    self._collect_line(data, at + 1)
                 if EXTENSION <= self._state < SIZE_LF:
                     if at > plain_from or not self._plain:
                         self._plain.append(data[plain_from:at])
@@ -111,7 +112,41 @@ cdef class ChunkedReader:
                 return -1
         if self._plain:
             self._plain.append(data[plain_from:at])
+        if collect == CHUNKS:
+            self._end_run(data, self._line if self._state <= SIZE_LF else at - (self._state == DATA_LF))
         return at
+
+    cdef void _begin_run(self, Py_ssize_t start) noexcept:
+        cdef bint in_line = self._state <= SIZE_LF and (self._state != SIZE or self._digits > 0)
+        self._line = -1 if in_line else start
+        self._run = -1 if in_line or self._state >= DATA_LF else start
+
+    cdef void _end_run(self, bytes data, Py_ssize_t end):
+        """Collects what goes on as it came, up to `end`; of a line that is not whole nothing does."""
+        if 0 <= self._run < end:
+            self._content.append(data[self._run : end])
+        self._run = -1
+
+    cdef void _collect_line(self, bytes data, Py_ssize_t end):
+        """A line of framing has ended before data[end]; the last chunk's is not collected."""
+        cdef bytes line
+        cdef Py_ssize_t n
+        if self._state == SIZE:
+            self._line = end
+            if self._run < 0:
+                self._content.append(b"\r\n")
+                self._run = end
+        elif self._state == DATA:
+            line = b"%x\r\n" % self._left
+            n = PyBytes_GET_SIZE(line)
+            if self._line < 0 or end - self._line != n or memcmp(
+                PyBytes_AS_STRING(data) + self._line, PyBytes_AS_STRING(line), n
+            ):
+                self._end_run(data, self._line)
+                self._content.append(line)
+                self._run = end
+        else:
+            self._end_run(data, self._line)
 
     cdef bint _step(self, uint8_t c):
         """One byte of framing; False: it cannot stand here."""
@@ -215,9 +250,9 @@ cdef class ChunkedReader:
         else:
             self._state = LINE_START
 
-    def read(self, data: bytes) -> tuple[int, bytes]:
-        """(how far the body reaches in `data`, the content in it); raises ValueError."""
-        reach = self.feed(data, 0, True)
+    def read(self, data: bytes, *, chunks: bool = False) -> tuple[int, bytes]:
+        """(how far the body reaches in `data`, the content in it, or its chunks); raises ValueError."""
+        reach = self.feed(data, 0, CHUNKS if chunks else CONTENT)
         if reach < 0:
             raise ValueError(self.fault)
         return reach, self.take_content()

@@ -1,17 +1,24 @@
 # cython: boundscheck=False, wraparound=False, initializedcheck=False
-"""Reading what is large: from the first large read on a connection reads into one room, which all share.
+"""Reading what is large: from the first large read on a connection reads into room of a bounded size.
 
 A read of the event loop's own is up to 250 KiB, and all of it stays in memory while one byte of it is not taken.
 A connection may hold 256 KiB with all that belongs to it, so the room is smaller; it is no smaller than need be,
-since each piece wakes its receiver. Small messages never pay for this.
+since each piece wakes its receiver. What fills the room by half or more is passed on where it lies; less is copied,
+so that nothing small holds on to a large room. Small messages never pay for this.
 """
 
-from cpython.bytearray cimport PyByteArray_AS_STRING
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from cpython.ref cimport Py_DECREF, PyObject
 
-# One for a worker: what was read is copied out before anything else is read.
-cdef bytearray ROOM = bytearray(MOST_READ)
-cdef object VIEW = memoryview(ROOM)
+cdef extern from "Python.h":
+    PyObject* new_bytes "PyBytes_FromStringAndSize" (const char* text, Py_ssize_t size) except NULL
+    int PyBUF_WRITE
+    int _PyBytes_Resize(PyObject** text, Py_ssize_t size) except -1
+
+# The room of the next read, one for a worker, and how the event loop sees it. Nobody else knows these bytes yet.
+cdef PyObject* room = NULL  # NULL: it was given away, full
+cdef object view = None
 
 
 cdef class BulkReader:
@@ -25,10 +32,28 @@ cdef class BulkReader:
         self.resume_writing = protocol.resume_writing
 
     def get_buffer(self, sizehint):
-        return VIEW
+        global room, view
+        if room is NULL:
+            room = new_bytes(NULL, MOST_READ)
+            view = PyMemoryView_FromMemory(PyBytes_AS_STRING(<bytes>room), MOST_READ, PyBUF_WRITE)
+        return view
 
     def buffer_updated(self, Py_ssize_t nbytes):
-        self.data_received(PyBytes_FromStringAndSize(PyByteArray_AS_STRING(ROOM), nbytes))
+        self.data_received(taken(nbytes))
+
+
+cdef bytes taken(Py_ssize_t size):
+    """The first `size` bytes of the room."""
+    global room, view
+    cdef PyObject* given = room
+    cdef bytes data
+    if size < MOST_READ // 2:
+        return PyBytes_FromStringAndSize(PyBytes_AS_STRING(<bytes>room), size)
+    room, view = NULL, None
+    _PyBytes_Resize(&given, size)
+    data = <bytes>given
+    Py_DECREF(data)  # `data` holds the reference now
+    return data
 
 
 cdef bint read_in_bulk(object transport, object protocol) except -1:

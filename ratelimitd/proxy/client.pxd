@@ -7,7 +7,7 @@ from ratelimitd.http.matching cimport RequestText
 from ratelimitd.limits.charges cimport Client
 from ratelimitd.limits.decision cimport Decision
 from ratelimitd.proxy.admission cimport Entries
-from ratelimitd.proxy.live cimport Policy, Route
+from ratelimitd.proxy.live cimport Outcome, Policy, Route
 from ratelimitd.proxy.upload cimport Upload
 
 
@@ -30,7 +30,8 @@ cdef class ClientConnection(Upload):
     cdef bint _is_served(self, Head head, bytes method)
     cdef bint _is_read_alike(self, Head head, bytes method)
     cdef bint _admit(self, Head head, bytes method)
-    cdef void _shed(self, Head head)
+    cdef bint _turn_away(self, Head head, int status, str detail, Outcome outcome, str limit, bytes added)
+    cdef bint _shed(self, Head head)
     cdef Route _route(self, Policy policy, RequestText text)
     cdef bint _decide(self, Head head, RequestText text)
     cdef bint _refuse_limited(self, Head head, Decision decision)

@@ -24,7 +24,7 @@ from ratelimitd.proxy.clock cimport boottime_us
 from ratelimitd.proxy.exchange cimport (
     ANSWERING, ASKED, BODY, CLOSED, DISCARDING, HEAD, IDLE, LINGERING, MOST_PIPELINED, TUNNEL,
 )
-from ratelimitd.proxy.live cimport CLIENT_GONE, DENIED, LIMITED, MALFORMED, SHED, Listener, Policy, Route
+from ratelimitd.proxy.live cimport CLIENT_GONE, DENIED, LIMITED, MALFORMED, SHED, Listener, Outcome, Policy, Route
 from ratelimitd.proxy.upload cimport BODY_TOO_LARGE, Upload
 
 from ratelimitd.errors import ClientFault
@@ -260,23 +260,27 @@ cdef class ClientConnection(Upload):
         if policy.log is not None:
             self.address = self.client.address
         if self.client.denied:
-            self.reply(403, "this client is denied here", DENIED, None, NOTHING, False, accepts_text(head))
-            return False
+            return self._turn_away(head, 403, "this client is denied here", DENIED, None, NOTHING)
         self.route = self._route(policy, text)
         if self.route is None:
-            self.reply(404, "no route matches this request", DENIED, None, NOTHING, False, accepts_text(head))
-            return False
+            return self._turn_away(head, 404, "no route matches this request", DENIED, None, NOTHING)
         if not self.live.gate.admits(self.route.priority, self.client.key_bytes):
-            self._shed(head)
-            return False
+            return self._shed(head)
         return self._decide(head, text)
 
-    cdef void _shed(self, Head head):
+    cdef bint _turn_away(self, Head head, int status, str detail, Outcome outcome, str limit, bytes added):
+        """Answers a request that was understood and goes nowhere; False, as all that answer here."""
+        if self.policy.log is not None:
+            self.request_id = self.policy.forwarding.id_of_refused(head, self.trusted)
+        self.reply(status, detail, outcome, limit, added, False, accepts_text(head))
+        return False
+
+    cdef bint _shed(self, Head head):
         """Turns away what this machine has no room for just now; no limit is charged for it."""
-        self.reply(
-            self.policy.shed_status,
+        return self._turn_away(
+            head, self.policy.shed_status,
             "this service is asked for more than it can do just now: try again after the time in Retry-After",
-            SHED, None, self.live.gate.retry_after(), False, accepts_text(head),
+            SHED, None, self.live.gate.retry_after(),
         )
 
     cdef Route _route(self, Policy policy, RequestText text):
@@ -324,19 +328,18 @@ cdef class ClientConnection(Upload):
         cdef bytes added
         if decision == LIMIT:
             added = policy.limiter.refused_lines() if policy.rate_limit_fields else policy.limiter.retry_line()
-            self.reply(429, "too many requests: try again after the time in Retry-After", LIMITED, limit, added,
-                        False, accepts_text(head))
-        elif decision == DENY:
-            self.reply(403, "what a limit counts by is missing", DENIED, limit, NOTHING, False, accepts_text(head))
-        elif decision == BANNED:
+            return self._turn_away(
+                head, 429, "too many requests: try again after the time in Retry-After", LIMITED, limit, added)
+        if decision == DENY:
+            return self._turn_away(head, 403, "what a limit counts by is missing", DENIED, limit, NOTHING)
+        if decision == BANNED:
             added = policy.limiter.retry_line()
-            self.reply(403, "this client is banned for a while", DENIED, limit, added, False, accepts_text(head))
-        elif decision == AMBIGUOUS:
+            return self._turn_away(head, 403, "this client is banned for a while", DENIED, limit, added)
+        if decision == AMBIGUOUS:
             self.reply(400, "what a limit counts by is there twice", MALFORMED, limit, NOTHING, True, False)
-        else:
-            self.reply(503, "the count is not available just now: try again", LIMITED, limit, b"Retry-After: 1\r\n",
-                        False, accepts_text(head))
-        return False
+            return False
+        return self._turn_away(
+            head, 503, "the count is not available just now: try again", LIMITED, limit, b"Retry-After: 1\r\n")
 
     cdef void _identify(self, Head head):
         """Who asks: once per connection, for a trusted proxy once per value of the believed field."""

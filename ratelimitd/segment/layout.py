@@ -14,7 +14,7 @@ from typing import Final
 from ratelimitd.limits.table_values import shape as table_shape
 
 MAGIC: Final = b"ratelimd"
-LAYOUT_VERSION: Final = 6
+LAYOUT_VERSION: Final = 7
 
 # Header: offsets in bytes; all words are 64 bits.
 HEADER_SIZE: Final = 4096
@@ -38,6 +38,14 @@ HEADER_SHED_SAMPLED_US: Final = 544  # CLOCK_BOOTTIME of the sample that it rest
 HEADER_SHED_LEVEL: Final = 552  # millionths
 HEADER_SHED_SPREAD_S: Final = 560
 HEADER_SHED_END: Final = 568
+
+# How the store does (segment/store.py): written by whoever finds out, read at every decision.
+HEADER_STORE_STATE: Final = 576  # mode, and the epoch above it
+HEADER_STORE_AWAY_SINCE_US: Final = 584
+HEADER_STORE_RECHARGE_SINCE_US: Final = 592
+HEADER_STORE_NODES_ASSUMED: Final = 600
+HEADER_STORE_NODES_NOW: Final = 608
+HEADER_STORE_END: Final = 616
 
 LIMITS_SIZE: Final = 16 * 1024 * 1024
 SERIES_SIZE: Final = 4 * 1024 * 1024

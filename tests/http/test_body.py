@@ -64,6 +64,29 @@ def test_any_cut_gives_the_same_content_and_end(
     assert read(body + behind, cuts) == (b"".join(chunks), len(body), True)
 
 
+SPELLINGS = [b"%x", b"%X", b"0%x", b"%x;a", b'%x;a="b"']
+
+
+@given(st.lists(st.tuples(st.binary(min_size=1, max_size=300), st.sampled_from(SPELLINGS))), st.data())
+def test_chunks_get_one_spelling_however_they_are_spelt_and_cut(
+    chunks: list[tuple[bytes, bytes]], data: st.DataObject
+) -> None:
+    """The last chunk is left out."""
+    body = (
+        b"".join(b"%b\r\n%b\r\n" % (size % len(chunk), chunk) for chunk, size in chunks)
+        + b"0\r\nX: y\r\n\r\n"
+    )
+    spelt = encoded([chunk for chunk, _ in chunks]).removesuffix(b"0\r\n\r\n")
+    reader = ChunkedReader()
+    passed, at = b"", 0
+    for cut in sorted(data.draw(st.lists(st.integers(0, len(body)), max_size=8))):
+        passed += reader.read(body[at:cut], chunks=True)[1]
+        assert spelt.startswith(passed)
+        at = cut
+    assert passed + reader.read(body[at:], chunks=True)[1] == spelt
+    assert reader.complete
+
+
 @given(st.lists(st.binary(min_size=1, max_size=40), max_size=5), st.data())
 def test_a_body_is_complete_with_its_last_byte(chunks: list[bytes], data: st.DataObject) -> None:
     body = encoded(chunks)
