@@ -167,8 +167,8 @@ class Keyring:
         )
 
     def _readings(self, limit: Limit, texts: Sequence[str], *, named: bool) -> Iterator[Parts]:
-        """What `texts` can mean to a limit. An address is a client unless the limit is named and counts by
-        something else."""
+        """What `texts` can mean to a limit. An address is a client, and only what begins with a slash a path,
+        unless the limit is named and counts by something else."""
         own = tuple(per.partition(":")[0] for per in limit.per)
         if own == ("global",):
             if list(texts) == ["global"] or (named and not texts):
@@ -178,7 +178,8 @@ class Keyring:
             return
         addresses = tuple("client" if address(text) is not None else "" for text in texts)
         if named or all(
-            (kind == "client") == (found == "client") for kind, found in zip(own, addresses, strict=True)
+            (kind == "client") == (found == "client") and (kind != "path" or text.startswith("/"))
+            for kind, found, text in zip(own, addresses, texts, strict=True)
         ):
             yield from self._parts(own, texts)
         stand_in = tuple(found or kind for found, kind in zip(addresses, own, strict=True))

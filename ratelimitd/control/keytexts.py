@@ -43,6 +43,8 @@ def value_of(kind: str, text: str, clients: Clients) -> bytes:
         case "host":
             return normal_host(text.encode("latin-1", "replace")).encode("latin-1")
         case "path":
+            if not text.startswith("/"):
+                raise ValueError(f"{text!r} is no path: it begins with no /")
             return limit_path(normal_path(text.encode("utf-8", "surrogateescape"))).encode("utf-8")
         case _:
             return text.encode("utf-8", "surrogateescape")

@@ -23,6 +23,7 @@ cdef class Forwarding:
     cdef bytes _identity(self, Head head, bytes peer_lines, bytes peer, bytes scheme, bint trusted)
     cdef bytes _fresh(self, Head head, bytes peer_lines)
     cdef bytes _extended(self, Head head, bytes peer, bytes scheme, bint trusted)
+    cdef bytes id_of_refused(self, Head head, bint trusted)
     cdef void _drop_counterfeits(self, Head head)
     cdef bint _keeps_request_id(self, Head head, bint trusted)
     cdef bytes _next_id(self)

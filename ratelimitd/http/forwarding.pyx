@@ -151,6 +151,14 @@ cdef class Forwarding:
             at = head.find_next(self.request_id, at)
         return kept
 
+    cdef bytes id_of_refused(self, Head head, bint trusted):
+        """What tells a request in the log that goes nowhere; `head` is None when it could not be read."""
+        if PyBytes_GET_SIZE(self.request_id) == 0:
+            return None
+        if head is None or not self._keeps_request_id(head, trusted):
+            return self._next_id()
+        return self.id
+
     cdef void _drop_counterfeits(self, Head head):
         cdef int i
         for i in range(head.count):

@@ -26,6 +26,6 @@ cdef class ClientConnection(Limiting):
     cdef bint _is_served(self, Head head, bytes method)
     cdef bint _is_read_alike(self, Head head, bytes method)
     cdef bint _admit(self, Head head, bytes method)
-    cdef void _shed(self, Head head)
+    cdef bint _shed(self, Head head)
     cdef Route _route(self, Policy policy, RequestText text)
     cdef void _identify(self, Head head)

@@ -23,8 +23,8 @@ from ratelimitd.proxy.clock cimport boottime_us
 from ratelimitd.proxy.exchange cimport (
     ANSWERING, ASKED, BODY, CLOSED, DISCARDING, HEAD, IDLE, LINGERING, MOST_PIPELINED, TUNNEL, WAITING,
 )
-from ratelimitd.proxy.live cimport CLIENT_GONE, DENIED, MALFORMED, SHED, Listener, Policy, Route
 from ratelimitd.proxy.limiting cimport Limiting
+from ratelimitd.proxy.live cimport CLIENT_GONE, DENIED, MALFORMED, SHED, Listener, Policy, Route
 from ratelimitd.proxy.upload cimport BODY_TOO_LARGE
 
 from ratelimitd.errors import ClientFault
@@ -262,23 +262,20 @@ cdef class ClientConnection(Limiting):
         if policy.log is not None:
             self.address = self.client.address
         if self.client.denied:
-            self.reply(403, "this client is denied here", DENIED, None, NOTHING, False, accepts_text(head))
-            return False
+            return self.turn_away(head, 403, "this client is denied here", DENIED, None, NOTHING)
         self.route = self._route(policy, text)
         if self.route is None:
-            self.reply(404, "no route matches this request", DENIED, None, NOTHING, False, accepts_text(head))
-            return False
+            return self.turn_away(head, 404, "no route matches this request", DENIED, None, NOTHING)
         if not self.live.gate.admits(self.route.priority, self.client.key_bytes):
-            self._shed(head)
-            return False
+            return self._shed(head)
         return self.decide(head, text)
 
-    cdef void _shed(self, Head head):
+    cdef bint _shed(self, Head head):
         """Turns away what this machine has no room for just now; no limit is charged for it."""
-        self.reply(
-            self.policy.shed_status,
+        return self.turn_away(
+            head, self.policy.shed_status,
             "this service is asked for more than it can do just now: try again after the time in Retry-After",
-            SHED, None, self.live.gate.retry_after(), False, accepts_text(head),
+            SHED, None, self.live.gate.retry_after(),
         )
 
     cdef Route _route(self, Policy policy, RequestText text):

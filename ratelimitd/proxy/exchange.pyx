@@ -189,6 +189,8 @@ cdef class Exchange(Downstream):
         self.status = status
         if self.policy.log is not None:
             self.limit = limit
+            if self.request_id is None:
+                self.request_id = self.policy.forwarding.id_of_refused(None, False)
             self.heads_out += answer.find(b"\r\n\r\n") + 4
         self.write(answer)
         self.end_request(outcome)
@@ -285,8 +287,7 @@ cdef class Exchange(Downstream):
             line.outcome_n = OUTCOME_SIZES[<int>outcome]
             self._describe(&line)
             log.add(&line)
-        self.kept_head = self.request_id = None
-        self.address = self.limit = None
+        self.kept_head = self.request_id = self.address = self.limit = None
 
     cdef void _describe(self, AccessLine* line):
         cdef const char* head

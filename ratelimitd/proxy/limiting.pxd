@@ -5,7 +5,7 @@ from ratelimitd.http.head cimport Head
 from ratelimitd.http.matching cimport RequestText
 from ratelimitd.limits.charges cimport Client
 from ratelimitd.limits.decision cimport Decision
-from ratelimitd.proxy.live cimport Policy
+from ratelimitd.proxy.live cimport Outcome, Policy
 from ratelimitd.proxy.upload cimport Upload
 
 
@@ -16,6 +16,7 @@ cdef class Limiting(Upload):
         Waiter waiter  # for units of the fleet's limits
         bytes waiting_head
 
+    cdef bint turn_away(self, Head head, int status, str detail, Outcome outcome, str limit, bytes added)
     cdef bint decide(self, Head head, RequestText text)
     cdef void forward(self, Head head)
     cdef bint _conclude(self, Head head, RequestText text, Decision decision)

@@ -6,6 +6,7 @@ that nothing of it has to be kept apart. Who waits is answered within the store'
 """
 
 from cpython.bytes cimport PyBytes_GET_SIZE
+from libc.stdint cimport uint64_t
 
 from ratelimitd.fleet.leases cimport Waiter
 from ratelimitd.http.head cimport Head
@@ -14,7 +15,7 @@ from ratelimitd.http.request cimport accepts_text, needs_care, request_text
 from ratelimitd.limits.decision cimport ADMIT, AGAIN, AMBIGUOUS, BANNED, DENY, LIMIT, WAIT, Decision, Limiter
 from ratelimitd.proxy.clock cimport boottime_us
 from ratelimitd.proxy.exchange cimport MOST_PIPELINED, WAITING
-from ratelimitd.proxy.live cimport DENIED, LIMITED, MALFORMED, Policy
+from ratelimitd.proxy.live cimport DENIED, LIMITED, MALFORMED, Outcome, Policy
 from ratelimitd.proxy.upload cimport Upload
 
 from ratelimitd.limits import values
@@ -28,7 +29,7 @@ cdef class Limiting(Upload):
     cdef void forward(self, Head head):
         """It may pass: on with it."""
 
-    cdef bint _decide(self, Head head, RequestText text):
+    cdef bint decide(self, Head head, RequestText text):
         """Asks the limits; False: refused, and answered."""
         cdef Policy policy = self.policy
         cdef Decision decision = policy.limiter.decide(head, self.client, text, self.trusted, boottime_us())
@@ -137,16 +138,22 @@ cdef class Limiting(Upload):
         cdef bytes added
         if decision == LIMIT:
             added = policy.limiter.refused_lines() if policy.rate_limit_fields else policy.limiter.retry_line()
-            self.reply(429, "too many requests: try again after the time in Retry-After", LIMITED, limit, added,
-                        False, accepts_text(head))
-        elif decision == DENY:
-            self.reply(403, "what a limit counts by is missing", DENIED, limit, NOTHING, False, accepts_text(head))
-        elif decision == BANNED:
+            return self.turn_away(
+                head, 429, "too many requests: try again after the time in Retry-After", LIMITED, limit, added)
+        if decision == DENY:
+            return self.turn_away(head, 403, "what a limit counts by is missing", DENIED, limit, NOTHING)
+        if decision == BANNED:
             added = policy.limiter.retry_line()
-            self.reply(403, "this client is banned for a while", DENIED, limit, added, False, accepts_text(head))
-        elif decision == AMBIGUOUS:
+            return self.turn_away(head, 403, "this client is banned for a while", DENIED, limit, added)
+        if decision == AMBIGUOUS:
             self.reply(400, "what a limit counts by is there twice", MALFORMED, limit, NOTHING, True, False)
-        else:
-            self.reply(503, "the count is not available just now: try again", LIMITED, limit, b"Retry-After: 1\r\n",
-                        False, accepts_text(head))
+            return False
+        return self.turn_away(
+            head, 503, "the count is not available just now: try again", LIMITED, limit, b"Retry-After: 1\r\n")
+
+    cdef bint turn_away(self, Head head, int status, str detail, Outcome outcome, str limit, bytes added):
+        """Answers a request that was understood and goes nowhere; False, as all that answer here."""
+        if self.policy.log is not None:
+            self.request_id = self.policy.forwarding.id_of_refused(head, self.trusted)
+        self.reply(status, detail, outcome, limit, added, False, accepts_text(head))
         return False

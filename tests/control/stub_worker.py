@@ -1,7 +1,9 @@
 """A worker that speaks the channel and counts, and knows nothing of HTTP: for tests of the supervisor.
 
 It answers each connection with its pid, holds it until the client closes, and counts one request. Options
-before those of the supervisor: --mute (never Ready), --fail TEXT (Failed), --die (ends when started).
+before those of the supervisor: --mute (never Ready), --fail TEXT (Failed), --die (ends when started). What it
+makes of a configuration in a reload is said by `headers.request_id`: x-refused (Failed), x-late (says once
+more that it failed the one before, then takes it), x-unswappable (takes it, and fails to put it in force).
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ class StubWorker:
         self.servers: list[asyncio.Server] = []
         self.busy: set[asyncio.StreamWriter] = set()
         self.draining = False
+        self.wish = ""
         self.ended = asyncio.Event()
         control = socket.socket(fileno=options.control)
         self.channel = Channel(control, self.loop, self.take, self.drain)
@@ -54,11 +57,15 @@ class StubWorker:
             case Drain():
                 self.drain()
             case Compile(config=config, generation=generation):
-                compiled = msgspec.msgpack.decode(config, type=Config)
-                if compiled.headers.request_id == "x-refused":
+                self.wish = msgspec.msgpack.decode(config, type=Config).headers.request_id
+                if self.wish == "x-late":
+                    self.channel.send(Failed("the stub is late", generation - 1))
+                if self.wish == "x-refused":
                     self.channel.send(Failed("the stub refuses this one", generation))
                 else:
                     self.channel.send(Compiled(generation))
+            case Swap(generation=generation) if self.wish == "x-unswappable":
+                self.channel.send(Failed("the stub cannot", generation))
             case Swap(generation=generation):
                 self.channel.send(Swapped(generation))
             case Stop():

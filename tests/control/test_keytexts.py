@@ -65,9 +65,10 @@ def test_a_key_has_one_value_in_any_spelling(kind: str, spellings: list[str]) ->
     assert len({value_of(kind, text, Clients()) for text in spellings}) == 1
 
 
-def test_no_address_is_no_client() -> None:
-    with pytest.raises(ValueError, match="'nobody' is no address of a client"):
-        value_of("client", "nobody", Clients())
+@pytest.mark.parametrize(("kind", "error"), [("client", "no address of a client"), ("path", "no path")])
+def test_a_word_is_neither_a_client_nor_a_path(kind: str, error: str) -> None:
+    with pytest.raises(ValueError, match=f"'nobody' is {error}"):
+        value_of(kind, "nobody", Clients())
 
 
 def numbered(number: int) -> tuple[tuple[str, bytes], ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,44 @@ def test_a_worker_that_dies_during_a_reload_does_not_hold_it_up(file: Path) -> N
         os.kill(victim, signal.SIGKILL)
         server.until(SLOWER)
         assert results(server) == (1, 0, 1)
+
+
+def test_a_failure_that_comes_late_refuses_nothing(file: Path) -> None:
+    """Of two workers that could not prepare a configuration the second may say so during the next reload."""
+    with daemon(config(), path=str(file)) as server:
+        server.until_admin()
+        workers = server.workers()
+        file.write_text(GOOD + "headers: {request_id: x-refused}\n")
+        server.signal(signal.SIGHUP)
+        server.until("reload refused, .*: the stub refuses this one")
+        file.write_text(GOOD + "headers: {request_id: x-late}\n")
+        server.signal(signal.SIGHUP)
+        server.until("reloaded: headers.request_id x-request-id -> x-late$")
+        assert results(server) == (1, 1, 1)
+        assert server.workers() == workers
+
+
+def test_workers_that_cannot_put_it_in_force_are_replaced(file: Path) -> None:
+    with daemon(config(), path=str(file)) as server:
+        server.until_admin()
+        workers = server.workers()
+        file.write_text(GOOD + "headers: {request_id: x-unswappable}\n")
+        server.signal(signal.SIGHUP)
+        server.until("reloaded: headers.request_id x-request-id -> x-unswappable$")
+        said = [
+            line for line in server.lines if "cannot use the configuration in force: the stub cannot" in line
+        ]
+        assert len(said) == len(workers)
+        until_s = time.monotonic() + 15
+        while sample(server, "ratelimitd_workers") < len(workers):
+            assert time.monotonic() < until_s
+        replacements = server.workers()
+        assert not set(replacements) & set(workers)
+        file.write_text(GOOD)
+        server.signal(signal.SIGHUP)
+        server.until("reloaded: headers.request_id x-unswappable -> x-request-id$")
+        assert results(server) == (2, 0, 1)
+        assert server.workers() == replacements
 
 
 def test_many_signals_never_overlap(file: Path) -> None:

@@ -87,8 +87,9 @@ def test_one_line_for_every_request_whatever_became_of_it(
     before_us = time.time_ns() // 1000
     fields = ("X-Forwarded-For: 192.0.2.9", "X-Request-Id: abc\xe9")
     forwarded = exchange(daemon, request('/fast/a?q="%22\\', *fields))
+    plan = request("/fast/plan", "X-Plan: gold", "X-Request-Id: theirs")
     for _ in range(3):
-        limited = exchange(daemon, request("/fast/plan", "X-Plan: gold"))
+        limited = exchange(daemon, plan)
     unread = b"POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\nabc"
     exchange(daemon, unread)
     exchange(daemon, request("/fast/", "X-Forwarded-For: 198.51.100.7"))
@@ -114,8 +115,7 @@ def test_one_line_for_every_request_whatever_became_of_it(
     assert (first["upstream"], first["server"], first["method"]) == ("fast", nginx.url, "GET")
     assert first["bytes_out"] == len(forwarded)
     entry("limited", status=429, limit="per-plan", upstream="fast", server=None, bytes_out=len(limited))
-    asked = len(request("/fast/plan", "X-Plan: gold"))
-    entry("limited", bytes_in=asked, client=LOOPBACK, target="/fast/plan")
+    entry("limited", bytes_in=len(plan), client=LOOPBACK, target="/fast/plan", request_id="theirs")
     entry("timeout", status=504, upstream="slow", server=gunicorn.url, limit=None)
     entry("upstream_error", status=502, upstream="down", target="/down")
     entry("client_gone", status=499, bytes_out=0)
@@ -128,6 +128,11 @@ def test_one_line_for_every_request_whatever_became_of_it(
     denied = {entry["status"]: entry for entry in lines.entries if entry["outcome"] == "denied"}
     assert (denied[403]["client"], denied[404]["target"]) == ("198.51.100.7", "/nowhere")
     assert denied[404]["bytes_in"] == len(unread), "what was read of a body counts"
+    own_ids = [
+        entry["request_id"] for entry in lines.entries if entry["request_id"] not in ("theirs", "abc\xe9")
+    ]
+    assert len(own_ids) == len(set(own_ids)) == len(lines.entries) - 4
+    assert {len(own_id) for own_id in own_ids} == {32}
 
 
 def test_bytes_of_bodies_are_counted_to_their_request(start_daemon: StartDaemon, gunicorn: Gunicorn) -> None:
