@@ -104,6 +104,7 @@ cdef class ClientConnection(Limiting):
             self.buffer = data
             self.at = 0
             self.take_body()
+            self._let_go()
         elif self.state < LINGERING:
             # What was used up goes: who always asks ahead never lets the buffer run empty.
             self.buffer = self.buffer[self.at :] + data
@@ -133,14 +134,18 @@ cdef class ClientConnection(Limiting):
             if not self._read_request():
                 break
         self.serving = False
-        if self.at == PyBytes_GET_SIZE(self.buffer):
-            self.buffer = NOTHING
-            self.at = self.resume = 0
+        self._let_go()
         if self.state <= HEAD:
             # A client that takes no answers is served nothing, and not read for ever.
             self.pause_reading(self.write_paused and PyBytes_GET_SIZE(self.buffer) - self.at > MOST_PIPELINED)
         if self.ended and self.state <= HEAD and not self.write_paused:
             self._close()
+
+    cdef void _let_go(self) noexcept:
+        """Holds nothing that was used up."""
+        if self.at == PyBytes_GET_SIZE(self.buffer):
+            self.buffer = NOTHING
+            self.at = self.resume = 0
 
     cdef bint _read_request(self):
         """Reads one head, and goes on with it; False when more bytes are needed."""
