@@ -14,6 +14,7 @@ from ratelimitd.overload.gate cimport Gate
 from ratelimitd.proxy.admission cimport Admission
 from ratelimitd.proxy.access_log cimport AccessLog
 from ratelimitd.proxy.deadlines cimport Wheel
+from ratelimitd.proxy.turns cimport Turns
 from ratelimitd.proxy.upstream cimport Upstream
 
 
@@ -80,6 +81,7 @@ cdef class Live:
         SecondReader second_reader
         InFlight inflight
         Admission admission
+        Turns turns
         readonly Refusals refusals
         int64_t* slots
         bytes date_line
