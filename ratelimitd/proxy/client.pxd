@@ -19,6 +19,9 @@ cdef class ClientConnection(Limiting):
         Entries entries
         bint serving
 
+    cdef void _append(self, bytes data)
+    cdef void _wait_turn(self)
+    cdef bint _has_requests(self) noexcept
     cdef bint _read_request(self)
     cdef bint _refuse_large(self, Policy policy)
     cdef bint _wait_for_head(self, Policy policy)

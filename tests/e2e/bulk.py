@@ -80,7 +80,7 @@ def _take(stream: BinaryIO, size: int, digest: hashlib._Hash) -> None:
 
 
 class Origin:
-    """The web server, over TLS with a `pair`; `hashes` are those of the bodies that it sent, by the target they
+    """The web server, over TLS with a `pair`; `hashes` are those of the bodies it sent, by the target they
     were asked under."""
 
     def __init__(self, rate: float = 0, pair: Pair | None = None) -> None:
