@@ -129,7 +129,6 @@ class Supervisor:
                 segment.server_named,
                 self._journal.note,
             )
-            health = HealthChecks(lambda: reloader.config, segment.server_named, upstreams.checked)
 
             def unreached(report: Unreached) -> None:
                 upstreams.take(report)
@@ -140,6 +139,9 @@ class Supervisor:
                 {Refusals: texts.take, Unreached: unreached},
             )
             names = Names(lambda: reloader.config, workers.send_addresses, self._journal.note)
+            health = HealthChecks(
+                lambda: reloader.config, segment.server_named, names.addresses, upstreams.checked
+            )
             census = Census(segment, table)
             access_log = self._open_access_log(segment)
             reloader = self._reloader(workers, segment, access_log, listening)
