@@ -75,7 +75,7 @@ class Compiler:
             registry.limit_id,
             lambda limit, decision: measures.decision_slot(registry, limit, decision),
         )
-        limiter = Limiter(limits, self._table, self._inflight, self._slots, self._segment.secret, generation)
+        limiter = Limiter(limits, self._table, self._inflight, self._slots, self._segment.limit_secret, generation)
         key_names = tuple(
             name.lower().encode("latin-1")
             for limit in limits
