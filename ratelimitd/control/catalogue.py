@@ -28,6 +28,18 @@ def register(config: Config, registry: Registry) -> None:
 
 
 def _series(config: Config) -> Iterator[tuple[str, tuple[str, ...]]]:
+    yield from _series_of_settings(config)
+    yield "ratelimitd_overhead_seconds", ()
+    for reason in names.REFUSED_REASONS:
+        yield "ratelimitd_connections_refused_total", (reason,)
+    for result in names.STORE_RESULTS:
+        yield "ratelimitd_store_calls_total", (result,)
+    yield "ratelimitd_store_duration_seconds", ()
+    for direction in names.DIRECTIONS:
+        yield "ratelimitd_bytes_total", (direction,)
+
+
+def _series_of_settings(config: Config) -> Iterator[tuple[str, tuple[str, ...]]]:
     for listener in config.listen:
         for outcome in names.OUTCOMES:
             yield "ratelimitd_requests_total", (listener.bind, outcome)
@@ -38,14 +50,10 @@ def _series(config: Config) -> Iterator[tuple[str, tuple[str, ...]]]:
     for limit in config.limits:
         for decision in names.DECISIONS:
             yield "ratelimitd_limit_decisions_total", (limit.name, decision)
+        yield "ratelimitd_store_fallback_total", (limit.name,)
     for upstream in config.upstreams:
         yield "ratelimitd_request_duration_seconds", (upstream.name,)
         for server in upstream.servers:
             yield "ratelimitd_upstream_inflight", (upstream.name, server.url)
             for code in names.CODES:
                 yield "ratelimitd_upstream_requests_total", (upstream.name, server.url, code)
-    yield "ratelimitd_overhead_seconds", ()
-    for reason in names.REFUSED_REASONS:
-        yield "ratelimitd_connections_refused_total", (reason,)
-    for direction in names.DIRECTIONS:
-        yield "ratelimitd_bytes_total", (direction,)

@@ -3,9 +3,9 @@
 -- KEYS[1]: the key, a string: `<I4dd` (incarnation, the key's clock when it was last seen in us, offset of that
 -- clock to TIME in us), then `<BI4` for each slot that is not empty: how far below the fourth slot ahead, units.
 -- ARGV[1]: '<d...' packed numbers: 1 slot length us, 2 limit, 3 need (cost of what waits), 4 want (use per slot),
--- 5 nodes, 6 known incarnation or 0, 7 nonce for a new one (1 to 2^32 - 1), 8 debt (charged unasked), 9 least
+-- 5 nodes, 6 known incarnation or 0, 7 nonce for a new one (1 to 2^16 - 1), 8 debt (charged unasked), 9 least
 -- (smallest cost that waits), 10 hold us, 11 recent slots of the own list to charge (-1: no own list), 12 number
--- of returns. ARGV[2], if any: the returns as (slot, units), then the own list as (age in slots, units).
+-- of returns. ARGV[2], if any: the returns as (slot mod 2^16, units), then the own list as (age in slots, units).
 -- Reply: granted (-1: the key is another one, come again with your own list), lease, its last slot, us left of
 -- that, TIME us, sum, us until capacity returns (0: nobody was denied), incarnation, slot of what was granted, us
 -- left of that.
@@ -48,7 +48,10 @@ if ARGV[2] then
     if j > 2 * nret then
       s = cur - s
       if a[j] <= B and (lost or a[j] <= recent) then c[s] = (c[s] or 0) + u end
-    elseif not lost and c[s] then c[s] = max(0, c[s] - u) end
+    elseif not lost then
+      s = cur + AHEAD - (cur + AHEAD - s) % 65536       -- nodes keep 16 bits of a slot
+      if c[s] then c[s] = max(0, c[s] - u) end
+    end
   end
   old, n, sum = {}, 0, 0
   for s = cur - B, cur + AHEAD do

@@ -44,7 +44,7 @@ cdef struct LimitState:
     uint8_t kind
     uint8_t missing
     uint8_t observe
-    uint8_t open_on_failure
+    uint8_t on_failure
     uint8_t has_matcher
     uint64_t start  # of the paths that it is for
     uint64_t start_mask
@@ -59,6 +59,7 @@ cdef struct LimitState:
     int allowed_slot
     int limited_slot
     int observed_slot
+    int fallback_slot  # decisions while the store was away
 
 
 cdef struct Applied:  # a limit that applies to the request in work

@@ -14,7 +14,7 @@ from libc.string cimport memcpy
 
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.matching cimport Matcher, RequestText
-from ratelimitd.limits.table cimport Charge, siphash
+from ratelimitd.limits.table cimport FAILURE_CLOSED, FAILURE_LOCAL, FAILURE_OPEN, Charge, siphash
 
 from ratelimitd.limits import fields, values
 
@@ -29,6 +29,7 @@ cdef enum:
     PREFIX = 3  # bytes of a key's material before its value: id of the limit's window, kind
 
 _KINDS = {"client": CLIENT, "global": GLOBAL, "header": HEADER}
+_ON_FAILURE = {"local": FAILURE_LOCAL, "open": FAILURE_OPEN, "closed": FAILURE_CLOSED}
 _MISSING = {"client": MISSING_CLIENT, "skip": MISSING_SKIP, "deny": MISSING_DENY}
 
 
@@ -88,7 +89,7 @@ cdef class Charges:
         state.kind = _KINDS[limit.parts[0][0]] if len(limit.parts) == 1 and limit.parts[0][0] in _KINDS else OTHER
         state.missing = _MISSING[limit.missing]
         state.observe = limit.observe
-        state.open_on_failure = limit.open_on_failure
+        state.on_failure = _ON_FAILURE[limit.on_failure]
         state.has_matcher = limit.matcher is not None
         if state.has_matcher:
             state.start = (<Matcher>limit.matcher).start
@@ -101,6 +102,7 @@ cdef class Charges:
         state.allowed_slot = limit.allowed_slot
         state.limited_slot = limit.limited_slot
         state.observed_slot = limit.observed_slot
+        state.fallback_slot = limit.fallback_slot
         state.base = self._add_group(limit, limit.rules)
         state.key_count = len(limit.rules)
         groups = {}
@@ -136,6 +138,7 @@ cdef class Charges:
             charge.generation = self.generation & 0xFFFF
             charge.shift = rule.shift
             charge.observe = limit.observe
+            charge.on_failure = _ON_FAILURE[limit.on_failure]
             self.policy_lines.append(fields.policy_line(rule.item, rule.quota, rule.window_us))
             self.prefixes.append(fields.remaining_prefix(rule.item))
             self.suffixes.append(fields.remaining_suffix(rule.window_us))

@@ -6,7 +6,8 @@ from ratelimitd.http.head cimport Head
 from ratelimitd.http.matching cimport RequestText
 from ratelimitd.limits.charges cimport Charges, Client
 from ratelimitd.limits.inflight cimport InFlight
-from ratelimitd.limits.table cimport Decided, Table, Verdict
+from ratelimitd.limits.shared cimport Shared
+from ratelimitd.limits.table cimport Decided, Grant, Table, Verdict
 
 
 cdef enum Decision:
@@ -17,6 +18,7 @@ cdef enum Decision:
     BANNED  # refused too often: 403
     AMBIGUOUS  # what a limit counts by is there twice: 400
     AGAIN  # the clock was read too long ago: read it, then `decide_again`
+    WAIT  # the store is to be asked for what `charges` says it lacks, then `decide_granted`
 
 
 cdef class Limiter(Charges):
@@ -24,6 +26,10 @@ cdef class Limiter(Charges):
         Table table
         InFlight inflight
         int64_t* slots
+        readonly Shared shared  # None: the table is all there is
+        const Grant* grants  # the store's answers to the request in work
+        int granted
+        bint owes  # something was admitted that the store is yet to be told
         # the decision that was taken last
         Decided decided
         int deciding_rate  # -1: it was a limit of places
@@ -33,6 +39,11 @@ cdef class Limiter(Charges):
         int64_t left  # of the tightest
 
     cdef Decision decide(self, Head head, Client client, RequestText text, bint trusted, uint64_t now_us)
+    cdef Decision decide_granted(
+        self, Head head, Client client, RequestText text, bint trusted, uint64_t now_us, const Grant* grants, int granted
+    )
+    cdef Decision _decide(self, Head head, Client client, RequestText text, bint trusted, uint64_t now_us)
+    cdef void _count_fallback(self) noexcept
     cdef Decision decide_again(self, uint64_t now_us)
     cdef void release(self, uint64_t* held, int count) noexcept
     cdef Decision _hold_places(self) noexcept

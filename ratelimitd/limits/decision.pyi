@@ -3,6 +3,7 @@ from typing import final
 from ratelimitd.limits.charges import Charges
 from ratelimitd.limits.inflight import InFlight
 from ratelimitd.limits.policy import LimitRules
+from ratelimitd.limits.shared import Shared
 from ratelimitd.limits.table import Table
 
 @final
@@ -15,4 +16,7 @@ class Limiter(Charges):
         slots: memoryview,
         secret: bytes,
         generation: int,
+        shared: Shared | None = None,
     ) -> None: ...
+    @property
+    def shared(self) -> Shared | None: ...

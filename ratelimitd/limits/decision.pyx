@@ -17,7 +17,11 @@ from ratelimitd.limits.charges cimport (
     CLIENT, DENIED, GLOBAL, KEYED, Applied, Charges, Client, LimitState,
 )
 from ratelimitd.limits.inflight cimport ENTERED, FULL, Entered, InFlight
-from ratelimitd.limits.table cimport ADMITTED, CHARGE_BANNED, REFUSED, STALE, Charge, Table, Verdict
+from ratelimitd.limits.shared cimport Shared
+from ratelimitd.limits.table cimport (
+    ADMITTED, BY_NOTHING, CHARGE_BANNED, CHARGE_UNKNOWN, FAILURE_OPEN, LACKING, REFUSED, STALE, UNKNOWN,
+    Charge, Grant, Store, Table, Verdict,
+)
 
 from ratelimitd.limits import fields
 
@@ -32,9 +36,11 @@ cdef class Limiter(Charges):
     caller's counter page."""
 
     def __init__(
-        self, tuple limits, Table table, InFlight inflight, int64_t[::1] slots, bytes secret, uint64_t generation
+        self, tuple limits, Table table, InFlight inflight, int64_t[::1] slots, bytes secret, uint64_t generation,
+        Shared shared=None,
     ):
         Charges.__init__(self, limits, secret, generation)
+        self.shared = shared
         self.table = table
         self.inflight = inflight
         self.slots = &slots[0]
@@ -42,9 +48,22 @@ cdef class Limiter(Charges):
     cdef Decision decide(self, Head head, Client client, RequestText text, bint trusted, uint64_t now_us):
         """Decides the request in `head`; `text` is its RequestText where `needs_text` says so. After ADMIT
         the first `held_count` of `held` are places that `release` must give back when the request ends."""
+        self.granted = 0
+        return self._decide(head, client, text, trusted, now_us)
+
+    cdef Decision decide_granted(
+        self, Head head, Client client, RequestText text, bint trusted, uint64_t now_us, const Grant* grants, int granted
+    ):
+        """`decide` once more, with what the store answered to this request: `grants` must stay until it is done."""
+        self.grants, self.granted = grants, granted
+        return self._decide(head, client, text, trusted, now_us)
+
+    cdef Decision _decide(self, Head head, Client client, RequestText text, bint trusted, uint64_t now_us):
         cdef int collected
         cdef Decision decision
+        cdef Store store
         self.deciding = self.deciding_rate = self.tightest = self.observed = -1
+        self.owes = False
         self.applied_count = self.charged = self.held_count = 0
         self.decided.at_us = self.decided.retry_at_us = now_us
         if self.limit_count == 0 or client.allowed:
@@ -60,10 +79,19 @@ cdef class Limiter(Charges):
         if self.charged == 0:
             self._count_admitted()
             return ADMIT
+        if self.shared is not None:
+            store = self.shared.view()
+            return self._conclude(self.table.admit_shared(
+                self.charges, self.charged, now_us, &store, self.grants, self.granted, &self.decided))
         return self._conclude(self.table.admit(self.charges, self.charged, now_us, &self.decided))
 
     cdef Decision decide_again(self, uint64_t now_us):
         """The repeat that AGAIN asks for."""
+        cdef Store store
+        if self.shared is not None:
+            store = self.shared.view()
+            return self._conclude(self.table.admit_shared_again(
+                self.charges, self.charged, now_us, &store, self.grants, self.granted, &self.decided))
         return self._conclude(self.table.admit_again(self.charges, self.charged, now_us, &self.decided))
 
     cdef void release(self, uint64_t* held, int count) noexcept:
@@ -87,7 +115,7 @@ cdef class Limiter(Charges):
                 taken += 1
             elif state.observe:
                 self.applied[i].over = entered == FULL
-            elif entered == FULL or not state.open_on_failure:
+            elif entered == FULL or state.on_failure != FAILURE_OPEN:
                 self.deciding_key = self.held[wanted]
                 self.release(self.held, taken)
                 self.held_count = 0
@@ -100,15 +128,27 @@ cdef class Limiter(Charges):
 
     cdef Decision _conclude(self, Verdict verdict):
         cdef int i
+        if self.shared is not None and self.shared.is_away:
+            self._count_fallback()
         if verdict == ADMITTED:
             self._count_admitted()
             self._find_tightest()
+            if self.shared is not None:
+                for i in range(self.charged):
+                    self.owes |= self.charges[i].source == BY_NOTHING and not self.charges[i].over
             return ADMIT
         if verdict == STALE:
             return AGAIN
+        if verdict == LACKING:
+            self.release(self.held, self.held_count)
+            self.held_count = 0
+            return WAIT
         if verdict != REFUSED:
             for i in range(self.applied_count):
-                if self.applied[i].count and not self.limits[self.applied[i].limit].open_on_failure:
+                if self.applied[i].count and (
+                    self.charges[self.applied[i].first].over == CHARGE_UNKNOWN if verdict == UNKNOWN
+                    else self.limits[self.applied[i].limit].on_failure != FAILURE_OPEN
+                ):
                     self.deciding = self.applied[i].limit
             if self.deciding < 0:
                 return ADMIT
@@ -138,6 +178,13 @@ cdef class Limiter(Charges):
                 if self.applied[i].limit == self.deciding:
                     self._count_refusal(self.deciding, self.charges[self.applied[i].first].key)
         return decision
+
+    cdef void _count_fallback(self) noexcept:
+        """Counts a decision that was taken without the store, for each limit that needs one."""
+        cdef int i
+        for i in range(self.applied_count):
+            if self.applied[i].count:
+                self.slots[self.limits[self.applied[i].limit].fallback_slot] += 1
 
     cdef int _count_refusal(self, int limit, uint64_t key) except -1:
         """Counts a refusal of a key, in a window of the ban's own; the one too many bans the key."""

@@ -8,7 +8,7 @@ the same limit where they are as long.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from ratelimitd.http.matching import Matcher
 from ratelimitd.http.target import normal_host
@@ -63,11 +63,12 @@ class LimitRules:
     most_cost: int
     ban: BanRule | None
     observe: bool
-    open_on_failure: bool
+    on_failure: Literal["local", "open", "closed"]
     matcher: Matcher | None
     allowed_slot: int
     limited_slot: int
     observed_slot: int
+    fallback_slot: int
 
     @property
     def needs_text(self) -> bool:
@@ -79,10 +80,11 @@ def compile_limits(
     config: Config,
     limit_id: Callable[[str, int], int],
     decision_slot: Callable[[str, str], int],
+    fallback_slot: Callable[[str], int],
 ) -> tuple[LimitRules, ...]:
     """The limits of `config`. `limit_id(name, window_us)` and `decision_slot(name, decision)` look up what
-    the segment's registries say."""
-    return tuple(_compile(config, limit, limit_id, decision_slot) for limit in config.limits)
+    the segment's registries say, and so does `fallback_slot(name)` for decisions without the store."""
+    return tuple(_compile(config, limit, limit_id, decision_slot, fallback_slot) for limit in config.limits)
 
 
 def windows_us(limit: Limit) -> tuple[tuple[str, int], ...]:
@@ -116,6 +118,7 @@ def _compile(
     limit: Limit,
     limit_id: Callable[[str, int], int],
     decision_slot: Callable[[str, str], int],
+    fallback_slot: Callable[[str], int],
 ) -> LimitRules:
     parts = tuple((kind, name) for kind, _, name in (per.partition(":") for per in limit.per))
     allowed, limited, observed = (
@@ -138,11 +141,12 @@ def _compile(
         most_cost=limit.cost_header.max_cost if limit.cost_header else 0,
         ban=_ban(limit, limit_id),
         observe=limit.action == "observe",
-        open_on_failure=limit.on_store_failure == "open",
+        on_failure=limit.on_store_failure,
         matcher=limit_matcher(limit),
         allowed_slot=allowed,
         limited_slot=limited,
         observed_slot=observed,
+        fallback_slot=fallback_slot(limit.name),
     )
 
 

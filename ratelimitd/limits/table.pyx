@@ -11,10 +11,13 @@ from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdlib cimport calloc, free
 
 from ratelimitd.errors import SegmentError
-from ratelimitd.limits.table_values import Counters, Decision, Peeked, Request, TableBusy, TableShape, shape
+from ratelimitd.limits.table_values import (
+    Counters, Decision, Granted, Owed, Peeked, Request, StoreView, TableBusy, TableShape, shape,
+)
 
 __all__ = [
-    "Counters", "Decision", "Peeked", "Request", "Table", "TableBusy", "TableShape", "shape", "siphash24",
+    "Counters", "Decision", "Granted", "Owed", "Peeked", "Request", "StoreView", "Table", "TableBusy", "TableShape",
+    "shape", "siphash24",
 ]
 
 
@@ -41,6 +44,20 @@ cdef extern from "ratelimitd/limits/table_keys.h" nogil:
     const char* table_fault(const TableCore* table, Bucket* bucket, int i)
 
 
+cdef extern from "ratelimitd/limits/table_leases.h" nogil:
+    Verdict table_admit_shared(
+        TableCore* table, Charge* charges, int n, uint64_t now_us, const Store* store, const Grant* grants,
+        int granted, Decided* decided)
+    int table_mend(TableCore* table, Charge* charges, int n, uint64_t now_us, uint64_t ahead)
+    int table_prepare(
+        TableCore* table, const Charge* charge, uint64_t now_us, const Store* store, int lost, Prepared* out)
+    int table_apply(
+        TableCore* table, const Charge* charge, uint64_t now_us, uint16_t epoch, uint16_t incarnation,
+        uint32_t units, uint16_t slot, uint64_t end_us, uint64_t denied_us, LeftOver* left)
+    int table_is_unpushed(const Bucket* bucket, int i, uint64_t now_us, uint16_t epoch, int everything)
+    uint64_t table_key_of(const Bucket* bucket, int i, uint16_t* limit_id)
+
+
 cdef extern from *:
     """
     enum { COUNTERS_OFFSET = 256 };
@@ -49,7 +66,10 @@ cdef extern from *:
         COUNTERS_OFFSET           # in the header of the segment
 
 
-cdef dict VERDICTS = {ADMITTED: "admitted", REFUSED: "refused", TIMED_OUT: "timed out", STALE: "stale"}
+cdef dict VERDICTS = {
+    ADMITTED: "admitted", REFUSED: "refused", TIMED_OUT: "timed out", STALE: "stale", UNKNOWN: "unknown",
+    LACKING: "lacking",
+}
 
 
 def siphash24(bytes data not None, bytes secret not None):
@@ -95,6 +115,32 @@ cdef class Table:
     cdef Verdict admit_again(self, Charge* charges, int n, uint64_t now_us, Decided* decided) noexcept nogil:
         return table_admit_again(&self.core, charges, n, now_us, decided)
 
+    cdef Verdict admit_shared(
+        self, Charge* charges, int n, uint64_t now_us, const Store* store, const Grant* grants, int granted,
+        Decided* decided,
+    ) noexcept nogil:
+        return table_admit_shared(&self.core, charges, n, now_us, store, grants, granted, decided)
+
+    cdef Verdict admit_shared_again(
+        self, Charge* charges, int n, uint64_t now_us, const Store* store, const Grant* grants, int granted,
+        Decided* decided,
+    ) noexcept nogil:
+        if not table_mend(&self.core, charges, n, now_us, decided.at_us):
+            return TIMED_OUT
+        return table_admit_shared(&self.core, charges, n, now_us, store, grants, granted, decided)
+
+    cdef int prepare_call(
+        self, const Charge* charge, uint64_t now_us, const Store* store, bint lost, Prepared* prepared
+    ) noexcept nogil:
+        return table_prepare(&self.core, charge, now_us, store, lost, prepared)
+
+    cdef int apply(
+        self, const Charge* charge, uint64_t now_us, uint16_t epoch, uint16_t incarnation, uint32_t units,
+        uint16_t slot, uint64_t end_us, uint64_t denied_us, LeftOver* left,
+    ) noexcept nogil:
+        return table_apply(
+            &self.core, charge, now_us, epoch, incarnation, units, slot, end_us, denied_us, left)
+
     @property
     def buckets(self):
         """How many buckets there are to count."""
@@ -113,6 +159,66 @@ cdef class Table:
     def decide_again(self, requests, uint64_t now_us, uint64_t ahead_us):
         """`admit_again` in words of Python; `ahead_us` is the instant of the decision that was stale."""
         return _decide(self, requests, now_us, ahead_us)
+
+    def decide_shared(self, requests, uint64_t now_us, store, granted=()):
+        """`admit_shared` in words of Python: `store` is a StoreView, `granted` are Granted."""
+        cdef Charge charges[MAX_CHARGES]
+        cdef Grant grants[MAX_CHARGES]
+        cdef Store view = _store(store)
+        cdef Decided decided
+        cdef Verdict verdict
+        cdef int n = _fill(charges, requests), count = len(granted), i
+        for i, grant in enumerate(granted):
+            grants[i] = Grant(grant.key, grant.retry_at_us, grant.end_us, grant.units, grant.used, grant.incarnation)
+        with nogil:
+            verdict = table_admit_shared(&self.core, charges, n, now_us, &view, grants, count, &decided)
+        return _decision(verdict, &decided, charges, n)
+
+    def prepare(self, uint64_t key, uint64_t slot_us, uint64_t now_us, store, lost=False):
+        """What a call for a key takes along (an Owed), and its entry no longer has."""
+        cdef Charge charge
+        cdef Prepared prepared
+        cdef Store view = _store(store)
+        cdef bint own = lost
+        cdef int done, age
+        charge.key, charge.slot_us = key, slot_us
+        with nogil:
+            done = table_prepare(&self.core, &charge, now_us, &view, own, &prepared)
+        _done(done)
+        return Owed(
+            prepared.known, prepared.want, prepared.debt, prepared.returned, prepared.returned_slot,
+            bool(prepared.stale),
+            tuple([(age, prepared.own[age]) for age in range(prepared.own_count) if prepared.own[age]]),
+        )
+
+    def put_lease(self, request, uint64_t now_us, uint16_t epoch, uint16_t incarnation, uint32_t units,
+                  uint16_t slot, uint64_t end_us, uint64_t denied_us):
+        """`apply` for tests; returns (units, slot) of the lease that gave way."""
+        cdef Charge charges[MAX_CHARGES]
+        cdef LeftOver left
+        cdef int done
+        _fill(charges, (request,))
+        with nogil:
+            done = table_apply(
+                &self.core, charges, now_us, epoch, incarnation, units, slot, end_us, denied_us, &left)
+        _done(done)
+        return left.units, left.slot
+
+    def unpushed(self, uint32_t start_bucket, uint32_t n_buckets, uint64_t now_us, uint16_t epoch, everything=False):
+        """(key, limit id) of what the store has to be told, in a step of a walk: what was admitted without it,
+        or, for `everything`, all that was admitted before this epoch and still counts."""
+        cdef uint64_t end = min(<uint64_t>start_bucket + n_buckets, <uint64_t>self.buckets), bucket
+        cdef bint whole = everything
+        cdef uint16_t limit_id
+        cdef uint64_t key
+        cdef int i
+        found = []
+        for bucket in range(start_bucket, end):
+            for i in range(TABLE_PLACES):
+                if table_is_unpushed(&self.core.buckets[bucket], i, now_us, epoch, whole):
+                    key = table_key_of(&self.core.buckets[bucket], i, &limit_id)
+                    found.append((key, limit_id))
+        return found
 
     def peek(self, uint64_t key, uint64_t slot_us, uint64_t now_us):
         """A key as it stands, or None; changes nothing."""
@@ -197,24 +303,41 @@ cdef bint _done(int answer) except -1:
     return answer
 
 
-cdef object _decide(Table table, requests, uint64_t now_us, uint64_t ahead_us):
-    cdef Charge charges[MAX_CHARGES]
-    cdef Decided decided
-    cdef Verdict verdict
+cdef int _fill(Charge* charges, requests) except -1:
     cdef int n = len(requests), i
     if n > MAX_CHARGES:
         raise ValueError(f"a decision has at most {MAX_CHARGES} charges")
     for i, request in enumerate(requests):
         charges[i].key, charges[i].slot_us, charges[i].limit, charges[i].cost = request[:4]
-        charges[i].shift, charges[i].limit_id, charges[i].generation, charges[i].observe = request[4:]
-        charges[i].used = charges[i].over = 0
+        charges[i].shift, charges[i].limit_id, charges[i].generation, charges[i].observe = request[4:8]
+        charges[i].on_failure = request.on_failure
+        charges[i].used = charges[i].over = charges[i].source = 0
+    return n
+
+
+cdef Store _store(view):
+    cdef Store store
+    store.mode, store.epoch, store.nodes, store.unlinked = view.mode, view.epoch, view.nodes, view.unlinked
+    return store
+
+
+cdef object _decision(Verdict verdict, Decided* decided, Charge* charges, int n):
+    return Decision(
+        VERDICTS[verdict], decided.at_us, decided.retry_at_us, decided.refused_by,
+        tuple([charges[i].used for i in range(n)]), tuple([bool(charges[i].over) for i in range(n)]),
+        tuple([charges[i].source for i in range(n)]),
+    )
+
+
+cdef object _decide(Table table, requests, uint64_t now_us, uint64_t ahead_us):
+    cdef Charge charges[MAX_CHARGES]
+    cdef Decided decided
+    cdef Verdict verdict
+    cdef int n = _fill(charges, requests)
     decided.at_us = ahead_us
     with nogil:
         if ahead_us:
             verdict = table.admit_again(charges, n, now_us, &decided)
         else:
             verdict = table.admit(charges, n, now_us, &decided)
-    return Decision(
-        VERDICTS[verdict], decided.at_us, decided.retry_at_us, decided.refused_by,
-        tuple([charges[i].used for i in range(n)]), tuple([bool(charges[i].over) for i in range(n)]),
-    )
+    return _decision(verdict, &decided, charges, n)

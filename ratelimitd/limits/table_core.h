@@ -14,7 +14,7 @@ enum { MAX_CHARGES = 16 };
 
 #define TABLE_STALE_US 1000000u
 
-typedef enum { ADMITTED, REFUSED, TIMED_OUT, STALE } Verdict;
+typedef enum { ADMITTED, REFUSED, TIMED_OUT, STALE, UNKNOWN, LACKING } Verdict;
 
 typedef struct {
     uint64_t key;
@@ -26,10 +26,14 @@ typedef struct {
     uint8_t shift;
     uint8_t observe;
     uint8_t over; /* 0, or why this charge alone would have been refused */
+    uint8_t on_failure;
     uint32_t used;
+    uint8_t source; /* where its units came from, or were to come from (table_leases.h) */
 } Charge;
 
-enum { CHARGE_OVER = 1, CHARGE_BANNED = 2 };
+enum { CHARGE_OVER = 1, CHARGE_BANNED = 2, CHARGE_UNKNOWN = 3 };
+enum { FAILURE_LOCAL = 0, FAILURE_OPEN = 1, FAILURE_CLOSED = 2 };
+enum { BY_NOTHING = 0, BY_LEASE = 1, BY_GRANT = 2, BY_FALLBACK = 3 };
 
 typedef struct {
     uint64_t at_us;
@@ -46,6 +50,8 @@ typedef struct {
     int exists;
     uint64_t count;       /* units before the decision */
     int over;             /* refused by itself */
+    int source;           /* of the units, where a store is asked */
+    const struct Grant *grant;
     uint64_t retry_at_us; /* if over */
 } Claim;
 
@@ -242,22 +248,28 @@ static inline void stripe_reset(TableCore *table, uint32_t number, uint64_t now_
 
 /* After STALE: `ahead` was seen in a stripe before the clock said `now_us`. If it is still ahead of that, no
  * clock can have written it, however long this process stood still in between: the stripe is damaged, and
- * would freeze every stripe that shares a request with it. One that has moved on is not. */
+ * would freeze every stripe that shares a request with it. One that has moved on is not. Whether the stripes were
+ * free in time. */
+static inline int table_mend(TableCore *table, Charge *charges, int n, uint64_t now_us, uint64_t ahead) {
+    Request r;
+
+    if (ahead <= now_us) return 1;
+    request_gather(table, &r, charges, n);
+    if (!stripes_lock(table, &r.stripes)) return 0;
+    for (int i = 0; i < r.stripes.n; i++) {
+        uint32_t number = r.stripes.number[i];
+        if (table->stripes[number].tmax == ahead) stripe_reset(table, number, now_us);
+    }
+    stripes_unlock(table, &r.stripes, r.stripes.n);
+    return 1;
+}
+
 static inline Verdict table_admit_again(TableCore *table, Charge *charges, int n, uint64_t now_us,
                                         Decided *decided) {
     uint64_t ahead = decided->at_us;
-    Request r;
 
     *decided = (Decided){now_us, 0, -1};
-    if (ahead > now_us) {
-        request_gather(table, &r, charges, n);
-        if (!stripes_lock(table, &r.stripes)) return TIMED_OUT;
-        for (int i = 0; i < r.stripes.n; i++) {
-            uint32_t number = r.stripes.number[i];
-            if (table->stripes[number].tmax == ahead) stripe_reset(table, number, now_us);
-        }
-        stripes_unlock(table, &r.stripes, r.stripes.n);
-    }
+    if (!table_mend(table, charges, n, now_us, ahead)) return TIMED_OUT;
     return table_admit(table, charges, n, now_us, decided);
 }
 

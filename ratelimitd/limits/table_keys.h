@@ -98,6 +98,11 @@ static inline int table_live(const Bucket *bucket, int i, uint64_t now_us) {
     return bucket->expiry[i] > now_us >> TABLE_EXPIRY_BITS ? bucket->entry[i].limit_id : -1;
 }
 
+static inline uint64_t table_key_of(const Bucket *bucket, int i, uint16_t *limit_id) {
+    *limit_id = bucket->entry[i].limit_id;
+    return bucket->entry[i].key;
+}
+
 /* What is wrong with a place, or NULL. Only while nobody decides. */
 static inline const char *table_fault(const TableCore *table, Bucket *bucket, int i) {
     Bucket *pair[2];

@@ -24,7 +24,10 @@ enum {
     TABLE_EXPIRY_BITS = 20,    /* expiry times are in units of 2^20 us */
     TABLE_MAX_STRIPES = 4096,  /* bits 0 to 11 of a key */
     TABLE_LIMIT_IDS = 65536,
+    LEASE_EPOCH_SHIFT = 48,    /* 2^48 us are nine years of uptime */
 };
+
+#define LEASE_END_MASK (((uint64_t)1 << LEASE_EPOCH_SHIFT) - 1)
 
 typedef struct {
     pthread_mutex_t mutex; /* process-shared, robust */
@@ -45,7 +48,7 @@ typedef struct {
     uint16_t incarnation;
     uint64_t denied;    /* no unit is free before this instant; 0: unknown */
     uint64_t ban;       /* refused before this instant */
-    uint64_t lease_end; /* last instant at which the lease may be spent */
+    uint64_t lease_end; /* last instant at which the lease may be spent; above it, the epoch of the store */
     uint32_t lease;     /* units left of it */
     uint32_t uncharged; /* admitted without the store, to be charged when it is back */
     uint16_t ring[TABLE_SLOTS]; /* closed slot j is at j mod 31 */

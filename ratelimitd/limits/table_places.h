@@ -86,7 +86,7 @@ static inline uint64_t place_rank(const TableCore *table, const Entry *e, uint64
         rank = RANK_BANNED;
     } else if (e->denied > at_us || (limit && count >= limit)) {
         rank = RANK_OVER;
-    } else if (e->lease && e->lease_end > at_us) {
+    } else if (e->lease && (e->lease_end & LEASE_END_MASK) > at_us) {
         rank = RANK_LEASE;
     }
     return rank << 32 | (share < UINT32_MAX ? share : UINT32_MAX);

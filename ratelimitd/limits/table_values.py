@@ -47,17 +47,53 @@ class Request(NamedTuple):
     limit_id: int = 1
     generation: int = 0
     observe: bool = False
+    on_failure: int = 0  # 0 local, 1 open, 2 closed
 
 
 class Decision(NamedTuple):
     """What was decided; `used` and `over` have an item for each charge."""
 
-    verdict: Literal["admitted", "refused", "timed out", "stale"]
+    verdict: Literal["admitted", "refused", "timed out", "stale", "unknown", "lacking"]
     at_us: int
     retry_at_us: int
     refused_by: int
     used: tuple[int, ...]
     over: tuple[bool, ...]
+    source: tuple[int, ...]  # of its units, where a store is asked: 0 none, 1 lease, 2 grant, 3 fallback
+
+
+class StoreView(NamedTuple):
+    """How the store does, as a decision sees it (`segment.store` says more)."""
+
+    mode: int = 0
+    epoch: int = 0
+    nodes: int = 1
+    unlinked: bool = False
+
+
+class Granted(NamedTuple):
+    """What the store answered for one key of a request; no units: refused until `retry_at_us`."""
+
+    key: int
+    retry_at_us: int = 0
+    end_us: int = 0
+    units: int = 0
+    used: int = 0
+    incarnation: int = 1
+
+
+class Owed(NamedTuple):
+    """What a call for a key takes along: the incarnation that the node knows, what it uses in a slot, a debt,
+    the units of a lease that has ended and their slot; and what it admitted itself, as (age in slots, units),
+    of which the latest may not be in the store if it is `stale`."""
+
+    known: int
+    want: int
+    debt: int
+    returned: int
+    returned_slot: int
+    stale: bool
+    own: tuple[tuple[int, int], ...]
 
 
 class Peeked(NamedTuple):

@@ -4,22 +4,18 @@ from libc.stdint cimport uint64_t
 
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.matching cimport RequestText
-from ratelimitd.limits.charges cimport Client
-from ratelimitd.limits.decision cimport Decision
 from ratelimitd.proxy.admission cimport Entries
-from ratelimitd.proxy.live cimport Outcome, Policy, Route
-from ratelimitd.proxy.upload cimport Upload
+from ratelimitd.proxy.limiting cimport Limiting
+from ratelimitd.proxy.live cimport Policy, Route
 
 
-cdef class ClientConnection(Upload):
+cdef class ClientConnection(Limiting):
     cdef:
-        Client client
         Policy client_policy  # the policy that said who the client is
         bytes client_field  # the believed field's value it was said from
         bytes scheme
         bytes peer_text
         bytes peer_lines
-        bint trusted
         Entries entries
         bint serving
 
@@ -30,11 +26,6 @@ cdef class ClientConnection(Upload):
     cdef bint _is_served(self, Head head, bytes method)
     cdef bint _is_read_alike(self, Head head, bytes method)
     cdef bint _admit(self, Head head, bytes method)
-    cdef bint _turn_away(self, Head head, int status, str detail, Outcome outcome, str limit, bytes added)
     cdef bint _shed(self, Head head)
     cdef Route _route(self, Policy policy, RequestText text)
-    cdef bint _decide(self, Head head, RequestText text)
-    cdef bint _refuse_limited(self, Head head, Decision decision)
-    cdef int _note_refusal(self, Head head, RequestText text) except -1
     cdef void _identify(self, Head head)
-    cdef void _forward(self, Head head)

@@ -1,9 +1,9 @@
 from asyncio import BaseProtocol, BaseTransport
 
+from ratelimitd.proxy.limiting import Limiting
 from ratelimitd.proxy.live import Listener
-from ratelimitd.proxy.upload import Upload
 
-class ClientConnection(Upload, BaseProtocol):
+class ClientConnection(Limiting, BaseProtocol):
     def __init__(self, listener: Listener, source: str | None = None, scheme: bytes = b"http") -> None: ...
     def connection_made(self, transport: BaseTransport) -> None: ...
     def connection_lost(self, error: Exception | None) -> None: ...

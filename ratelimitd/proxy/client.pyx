@@ -1,8 +1,8 @@
 # cython: boundscheck=False, wraparound=False, initializedcheck=False
 """The side of the clients: the way of a request, in the order in which it is gone.
 
-bytes -> head (`_read_request`) -> who asks and what for (`_admit`) -> may it pass (`_shed`, `_decide`) -> forwarded
-(`_forward`); `upload` has the body, `exchange` the answer and what follows. Callbacks only: no task, future or
+bytes -> head (`_read_request`) -> who asks and what for (`_admit`) -> may it pass (`_shed`, then `limiting`) -> forwarded
+(`forward`); `upload` has the body, `exchange` the answer and what follows. Callbacks only: no task, future or
 timer, and one write for what fits into one. Requests of a connection are served one after the other; what
 comes early waits.
 """
@@ -17,19 +17,18 @@ from ratelimitd.http.request cimport (
 )
 from ratelimitd.http.request_body cimport RequestBody
 from ratelimitd.http.upgrade cimport offered_protocols, upgrade_lines
-from ratelimitd.limits.decision cimport ADMIT, AGAIN, AMBIGUOUS, BANNED, DENY, LIMIT, Decision, Limiter
 from ratelimitd.proxy.admission cimport ROOM, TOO_MANY, Admitted
 from ratelimitd.proxy.bulk cimport LARGE, read_in_bulk
 from ratelimitd.proxy.clock cimport boottime_us
 from ratelimitd.proxy.exchange cimport (
-    ANSWERING, ASKED, BODY, CLOSED, DISCARDING, HEAD, IDLE, LINGERING, MOST_PIPELINED, TUNNEL,
+    ANSWERING, ASKED, BODY, CLOSED, DISCARDING, HEAD, IDLE, LINGERING, MOST_PIPELINED, TUNNEL, WAITING,
 )
-from ratelimitd.proxy.live cimport CLIENT_GONE, DENIED, LIMITED, MALFORMED, SHED, Listener, Outcome, Policy, Route
-from ratelimitd.proxy.upload cimport BODY_TOO_LARGE, Upload
+from ratelimitd.proxy.limiting cimport Limiting
+from ratelimitd.proxy.live cimport CLIENT_GONE, DENIED, MALFORMED, SHED, Listener, Policy, Route
+from ratelimitd.proxy.upload cimport BODY_TOO_LARGE
 
 from ratelimitd.errors import ClientFault
 from ratelimitd.http import methods as _methods
-from ratelimitd.limits import values
 from ratelimitd.proxy.identity import peer_of
 
 # Sent twice, they do what they do once (RFC 9110, 9.2.2); TRACE is of no use here.
@@ -39,7 +38,7 @@ cdef frozenset UNKNOWN_TO_LLHTTP = _methods.UNKNOWN_TO_LLHTTP
 cdef bytes NOTHING = b""
 
 
-cdef class ClientConnection(Upload):
+cdef class ClientConnection(Limiting):
     """A client's connection: an asyncio protocol. `source` is its peer where that is not the transport's own."""
 
     def __init__(self, Listener listener, str source=None, bytes scheme=b"http"):
@@ -75,7 +74,10 @@ cdef class ClientConnection(Upload):
             self.cut()
 
     def connection_lost(self, error):
-        if self.state == ASKED or self.state == ANSWERING or self.state == BODY:
+        if self.state == ASKED or self.state == ANSWERING or self.state == BODY or self.state == WAITING:
+            if self.waiter is not None:
+                self.live.leases.leave(self.waiter)
+                self.waiter = None
             self.drop_upstream()
             self.end_request(CLIENT_GONE)
         elif self.state == TUNNEL:
@@ -98,7 +100,7 @@ cdef class ClientConnection(Upload):
             else:
                 self.buffer += data
             self.serve()
-        elif self.body_left and self.state != LINGERING and self.state != CLOSED:
+        elif self.body_left and self.state != LINGERING and self.state != CLOSED and self.state != WAITING:
             self.buffer = data
             self.at = 0
             self.take_body()
@@ -113,7 +115,7 @@ cdef class ClientConnection(Upload):
     def eof_received(self):
         if self.state == IDLE or self.state == HEAD or self.state >= DISCARDING:
             return False
-        if self.body_left:
+        if self.body_left and self.state != WAITING:
             return self.end_within_body()
         # The request is whole: a client may close its side and still read the answer, and those to the
         # requests that it sent along.
@@ -182,7 +184,7 @@ cdef class ClientConnection(Upload):
         self.idempotent = method in IDEMPOTENT
         self.offered = offered_protocols(head) if head.upgrades else None
         if self._is_served(head, method) and self._admit(head, method):
-            self._forward(head)
+            self.forward(head)
 
     cdef bint _refuse_large(self, Policy policy):
         if self.buffer.find(b"\n", self.at, self.at + policy.head_bound) < 0:
@@ -260,24 +262,17 @@ cdef class ClientConnection(Upload):
         if policy.log is not None:
             self.address = self.client.address
         if self.client.denied:
-            return self._turn_away(head, 403, "this client is denied here", DENIED, None, NOTHING)
+            return self.turn_away(head, 403, "this client is denied here", DENIED, None, NOTHING)
         self.route = self._route(policy, text)
         if self.route is None:
-            return self._turn_away(head, 404, "no route matches this request", DENIED, None, NOTHING)
+            return self.turn_away(head, 404, "no route matches this request", DENIED, None, NOTHING)
         if not self.live.gate.admits(self.route.priority, self.client.key_bytes):
             return self._shed(head)
-        return self._decide(head, text)
-
-    cdef bint _turn_away(self, Head head, int status, str detail, Outcome outcome, str limit, bytes added):
-        """Answers a request that was understood and goes nowhere; False, as all that answer here."""
-        if self.policy.log is not None:
-            self.request_id = self.policy.forwarding.id_of_refused(head, self.trusted)
-        self.reply(status, detail, outcome, limit, added, False, accepts_text(head))
-        return False
+        return self.decide(head, text)
 
     cdef bint _shed(self, Head head):
         """Turns away what this machine has no room for just now; no limit is charged for it."""
-        return self._turn_away(
+        return self.turn_away(
             head, self.policy.shed_status,
             "this service is asked for more than it can do just now: try again after the time in Retry-After",
             SHED, None, self.live.gate.retry_after(),
@@ -290,56 +285,6 @@ cdef class ClientConnection(Upload):
             if (<Route>route).matcher is None or (<Route>route).matcher.matches(text):
                 return <Route>route
         return None
-
-    cdef bint _decide(self, Head head, RequestText text):
-        """Asks the limits; False: refused, and answered."""
-        cdef Policy policy = self.policy
-        cdef Decision decision = policy.limiter.decide(head, self.client, text, self.trusted, boottime_us())
-        cdef int i
-        while decision == AGAIN:
-            decision = policy.limiter.decide_again(boottime_us())
-        self.decided_us = policy.limiter.decided.at_us
-        if decision == ADMIT:
-            self.rate_lines = policy.limiter.admitted_lines() if policy.rate_limit_fields else NOTHING
-            for i in range(policy.limiter.held_count):
-                self.held[i] = policy.limiter.held[i]
-            self.held_count = policy.limiter.held_count
-            if policy.limiter.observed >= 0 and policy.log is not None:
-                self.limit = policy.limiter.names[policy.limiter.observed]
-            return True
-        if decision == LIMIT or decision == BANNED:
-            self._note_refusal(head, text)
-        return self._refuse_limited(head, decision)
-
-    cdef int _note_refusal(self, Head head, RequestText text) except -1:
-        """For the operators: which key it was. Its text is made once, and only when it gets a place."""
-        cdef Limiter limiter = self.policy.limiter
-        if self.live.refusals.note(limiter.deciding_key):
-            self.live.refusals.keep(
-                limiter.deciding_key,
-                limiter.names[limiter.deciding],
-                values.tail(limiter.compiled[limiter.deciding], head, self.client.key_bytes, text),
-            )
-        return 0
-
-    cdef bint _refuse_limited(self, Head head, Decision decision):
-        cdef Policy policy = self.policy
-        cdef str limit = policy.limiter.names[policy.limiter.deciding] if policy.limiter.deciding >= 0 else None
-        cdef bytes added
-        if decision == LIMIT:
-            added = policy.limiter.refused_lines() if policy.rate_limit_fields else policy.limiter.retry_line()
-            return self._turn_away(
-                head, 429, "too many requests: try again after the time in Retry-After", LIMITED, limit, added)
-        if decision == DENY:
-            return self._turn_away(head, 403, "what a limit counts by is missing", DENIED, limit, NOTHING)
-        if decision == BANNED:
-            added = policy.limiter.retry_line()
-            return self._turn_away(head, 403, "this client is banned for a while", DENIED, limit, added)
-        if decision == AMBIGUOUS:
-            self.reply(400, "what a limit counts by is there twice", MALFORMED, limit, NOTHING, True, False)
-            return False
-        return self._turn_away(
-            head, 503, "the count is not available just now: try again", LIMITED, limit, b"Retry-After: 1\r\n")
 
     cdef void _identify(self, Head head):
         """Who asks: once per connection, for a trusted proxy once per value of the believed field."""
@@ -364,7 +309,7 @@ cdef class ClientConnection(Upload):
 
     # --- on to the upstream ---------------------------------------------------------------------------
 
-    cdef void _forward(self, Head head):
+    cdef void forward(self, Head head):
         """Adds what the server is to know, and sends the request or has its body read."""
         cdef Policy policy = self.policy
         cdef bytes lines = policy.forwarding.lines(

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from ratelimitd.config import model
     from ratelimitd.limits.inflight import InFlight
+    from ratelimitd.limits.shared import Shared
     from ratelimitd.limits.table import Table
     from ratelimitd.proxy.deadlines import Wheel
     from ratelimitd.proxy.names import Names
@@ -45,7 +46,7 @@ _CONNECTIONS: Final = b"\0\0s"
 
 class Compiler:
     """Compiles for one worker: its page of counters, its ring of log lines, its wheel, its loop, its notes of
-    servers that could not be reached, and of where those are that have names."""
+    servers that could not be reached, of where those are that have names, and of how the store does."""
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class Compiler:
         loop: asyncio.AbstractEventLoop,
         unreached: Unreached,
         names: Names,
+        shared: Shared | None = None,
     ) -> None:
         self._segment = segment
         self._table = table
@@ -67,6 +69,7 @@ class Compiler:
         self._loop = loop
         self._unreached = unreached
         self._names = names
+        self._shared = shared
 
     def compile(self, config: model.Config, generation: int) -> Policy:
         registry = self._segment.registry
@@ -74,8 +77,12 @@ class Compiler:
             config,
             registry.limit_id,
             lambda limit, decision: measures.decision_slot(registry, limit, decision),
+            lambda limit: measures.fallback_slot(registry, limit),
         )
-        limiter = Limiter(limits, self._table, self._inflight, self._slots, self._segment.limit_secret, generation)
+        limiter = Limiter(
+            *(limits, self._table, self._inflight, self._slots, self._segment.secret, generation),
+            self._shared,
+        )
         key_names = tuple(
             name.lower().encode("latin-1")
             for limit in limits

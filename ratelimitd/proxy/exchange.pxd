@@ -18,6 +18,7 @@ cdef enum:
 cdef enum State:
     IDLE  # between requests
     HEAD  # part of a head is there
+    WAITING  # for units of a limit that the fleet shares
     BODY  # the body is read before a server is chosen
     ASKED  # the request is with the upstream, or on its way there
     ANSWERING

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
+from ratelimitd.fleet.leases cimport Leases
 from ratelimitd.http.forwarding cimport Forwarding
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.matching cimport Matcher
@@ -81,6 +82,7 @@ cdef class Live:
         InFlight inflight
         Admission admission
         readonly Refusals refusals
+        public Leases leases  # None: no store is asked
         int64_t* slots
         bytes date_line
         int bytes_in_slot

@@ -9,12 +9,20 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Final
 
-from ratelimitd.segment.series import CODES, HANDSHAKE_FAILURES, METRICS, OUTCOMES, REFUSED_REASONS
+from ratelimitd.segment.series import (
+    CODES,
+    HANDSHAKE_FAILURES,
+    METRICS,
+    OUTCOMES,
+    REFUSED_REASONS,
+    STORE_RESULTS,
+)
 
 if TYPE_CHECKING:
     from ratelimitd.segment.registry import Registry
 
 _DURATION: Final = "ratelimitd_request_duration_seconds"
+_STORE_DURATION: Final = "ratelimitd_store_duration_seconds"
 _OVERHEAD: Final = "ratelimitd_overhead_seconds"
 
 
@@ -85,6 +93,26 @@ def server_slots(registry: Registry, upstream: str, server: str) -> ServerSlots:
         first_code=_consecutive(codes),
         in_flight=registry.series("ratelimitd_upstream_inflight", (upstream, server)),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreSlots:
+    first_result: int
+    duration: int
+    duration_bounds_us: tuple[int, ...]
+
+
+def store_slots(registry: Registry) -> StoreSlots:
+    results = [registry.series("ratelimitd_store_calls_total", (result,)) for result in STORE_RESULTS]
+    return StoreSlots(
+        first_result=_consecutive(results),
+        duration=registry.series(_STORE_DURATION, ()),
+        duration_bounds_us=METRICS[_STORE_DURATION].bounds_us,
+    )
+
+
+def fallback_slot(registry: Registry, limit: str) -> int:
+    return registry.series("ratelimitd_store_fallback_total", (limit,))
 
 
 def duration_slot(registry: Registry, upstream: str) -> int:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import msgspec
 
+from ratelimitd.fleet.topology_values import Credentials, Topology
+
 
 class Start(msgspec.Struct, frozen=True, tag=True):
     """Serve. One listening socket for each of `listeners` (its `bind`) comes along, in the same order."""
@@ -38,6 +40,13 @@ class Addresses(msgspec.Struct, frozen=True, tag=True):
     """Where the web servers that are given by name are now: each name with all of its addresses."""
 
     names: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+class Store(msgspec.Struct, frozen=True, tag=True):
+    """The store was reached there: connect to what is not connected, and ask it from now on."""
+
+    topology: Topology
+    credentials: Credentials
 
 
 class Drain(msgspec.Struct, frozen=True, tag=True):
@@ -77,12 +86,18 @@ class Refusals(msgspec.Struct, frozen=True, tag=True):
     keys: tuple[tuple[str, bytes, int], ...]
 
 
+class StoreLost(msgspec.Struct, frozen=True, tag=True):
+    """The store does not answer this worker, or not in time: its limits are kept without it."""
+
+    why: str
+
+
 class Unreached(msgspec.Struct, frozen=True, tag=True):
     """Where no connection could be opened since this worker last said so: upstream, server, why."""
 
     servers: tuple[tuple[str, str, str], ...]
 
 
-Order = Start | Compile | Swap | Addresses | Drain | Stop
-Report = Ready | Compiled | Swapped | Failed | Drained | Refusals | Unreached
+Order = Start | Compile | Swap | Addresses | Store | Drain | Stop
+Report = Ready | Compiled | Swapped | Failed | Drained | Refusals | StoreLost | Unreached
 Message = Order | Report

@@ -31,6 +31,7 @@ from ratelimitd.overload.gate import Gate
 from ratelimitd.proxy import measures, orders
 from ratelimitd.proxy.accepting import Accepting
 from ratelimitd.proxy.admission import Admission
+from ratelimitd.proxy.asking import Asking
 from ratelimitd.proxy.backlog import Backlog
 from ratelimitd.proxy.channel import Channel
 from ratelimitd.proxy.compiling import Compiler
@@ -80,6 +81,7 @@ class Worker:
         self._tell_at_us = 0
         self._unreached = Unreached()
         self._names = Names()
+        self._asking: Asking | None = None
         self._page: Page
         self._live: Live
         self._compiler: Compiler
@@ -97,6 +99,8 @@ class Worker:
                 self._loop.create_task(self._swap(order, fds))
             case orders.Addresses():
                 self._names.take(order, self._live.policy if self._ticks is not None else None)
+            case orders.Store() if self._asking is not None:
+                self._asking.take(order)
             case orders.Drain():
                 self._drain()
             case orders.Stop():
@@ -129,8 +133,14 @@ class Worker:
         most_descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         admission = Admission(inflight, total_key, wheel, min(most_descriptors, MOST_DESCRIPTORS))
         self._live = Live(wheel, admission, self._page.slots, counters, gate)
+        if self._config.store != "memory":
+            options = self._config.store_options
+            report = self._channel.send
+            self._asking = Asking(segment, order.page, table, self._loop, options, report)
+            self._live.leases = self._asking.leases
         self._compiler = Compiler(
-            segment, table, inflight, order.page, wheel, self._loop, self._unreached, self._names
+            *(segment, table, inflight, order.page, wheel, self._loop, self._unreached, self._names),
+            self._asking.shared if self._asking is not None else None,
         )
         self._live.swap(self._compiler.compile(self._config, order.generation + 1))
         self._tick(0, 1)

@@ -49,6 +49,7 @@ DECISIONS: Final = ("allowed", "limited", "observed")
 CODES: Final = ("1xx", "2xx", "3xx", "4xx", "5xx")
 CONNECTION_STATES: Final = ("active", "idle", "tunnel")
 REFUSED_REASONS: Final = ("client", "total", "pressure")
+STORE_RESULTS: Final = ("ok", "error", "late")
 HANDSHAKE_FAILURES: Final = ("untrusted", "proxy_header", "tls", "timeout")
 DIRECTIONS: Final = ("in", "out")
 
@@ -71,6 +72,10 @@ _OVERHEAD_BOUNDS_US: Final = (
     10 * _MS,
     50 * _MS,
     250 * _MS,
+)
+
+_STORE_BOUNDS_US: Final = (
+    *(100, 250, 500, 1 * _MS, 2_500, 5 * _MS, 10 * _MS, 25 * _MS, 50 * _MS, 100 * _MS, 1 * _S),
 )
 
 _ALL: Final = (
@@ -136,6 +141,25 @@ _ALL: Final = (
         Kind.COUNTER,
         "Bytes received from and sent to clients.",
         ("direction",),
+    ),
+    Metric(
+        "ratelimitd_store_calls_total",
+        Kind.COUNTER,
+        "Calls of the store: answered, refused or broken off, or not answered within store_options.deadline.",
+        ("result",),
+    ),
+    Metric(
+        "ratelimitd_store_duration_seconds",
+        Kind.HISTOGRAM,
+        "From a call of the store to its answer.",
+        (),
+        _STORE_BOUNDS_US,
+    ),
+    Metric(
+        "ratelimitd_store_fallback_total",
+        Kind.COUNTER,
+        "Decisions of each limit that were taken while the store was away.",
+        ("limit",),
     ),
 )
 

@@ -185,7 +185,9 @@ def _limits(
     """Every limit, and the status and outcome that follow. The first that insists on what is not there ends
     the request."""
     ids: dict[tuple[str, int], int] = {}
-    compiled = compile_limits(config, lambda *key: ids.setdefault(key, len(ids) + 1), lambda *_: 0)
+    compiled = compile_limits(
+        config, lambda *key: ids.setdefault(key, len(ids) + 1), lambda *_: 0, lambda _: 0
+    )
     parts: list[LimitPart] = []
     for limit, rules in zip(config.limits, compiled, strict=True):
         reason = _mismatch(limit.match, text)

@@ -70,7 +70,9 @@ class Model:
     @staticmethod
     def _charge_list(counts: dict[int, int], take: Take, current: int, *, lost: bool) -> None:
         """Returns are taken back where they were charged, own admissions charged where they are missing."""
-        for slot, units in take.returns:
+        for told, units in take.returns:
+            newest = current + AHEAD_SLOTS
+            slot = newest - (newest - told) % 65_536
             if not lost and slot in counts:
                 counts[slot] = max(0, counts[slot] - units)
         for age, units in take.own:

@@ -17,7 +17,7 @@ SECRET = bytes(range(16))
 
 def compiled(*limits: Limit) -> tuple[LimitRules, ...]:
     config = Config(upstreams=(Upstream("web", (Server("http://127.0.0.1:1"),)),), limits=limits)
-    return compile_limits(config, lambda *_: 1, lambda *_: 0)
+    return compile_limits(config, lambda *_: 1, lambda *_: 0, lambda _: 0)
 
 
 def limit(name: str = "per-client", per: str = "client", match: Match | None = None) -> Limit:

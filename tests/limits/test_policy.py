@@ -25,6 +25,7 @@ def compiled(*limits: Limit) -> tuple[LimitRules, ...]:
         config,
         lambda name, window_us: ids.setdefault((name, window_us), len(ids) + 1),
         lambda name, decision: slots.setdefault((name, decision), 100 + len(slots)),
+        lambda _: 7,
     )
 
 
@@ -51,7 +52,7 @@ def test_settings() -> None:
         )
     )  # fmt: skip
     assert (limit.parts, limit.missing) == ((("header", "X-Api-Key"),), "deny")
-    assert (limit.cost, limit.observe, limit.open_on_failure) == (2, True, True)
+    assert (limit.cost, limit.observe, limit.on_failure) == (2, True, "open")
     assert limit.matcher is not None
     assert limit.needs_text
     assert limit.matcher(RequestText("GET", "", "/LOGIN/"))
