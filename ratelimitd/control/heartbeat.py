@@ -54,11 +54,11 @@ class Heartbeat:
         identity = await session.identity()
         secret = self.secret
         if not self._is_fixed:
-            name = names.secret(self._prefix)
+            name = names.secret_key(self._prefix)
             secret = signs.read_secret(await session.run(signs.SECRET, name, *signs.offer(self.secret)))
         sent_us = self._clock_us()
         sign = signs.sign(self.node, nonce(), held_ms, back_since_us)
-        fleet = signs.read_fleet(await session.run(signs.NODES, names.nodes(self._prefix), sign))
+        fleet = signs.read_fleet(await session.run(signs.NODES, names.nodes_key(self._prefix), sign))
         found = Beat(
             fleet,
             secret,
@@ -71,7 +71,7 @@ class Heartbeat:
 
     async def leave(self, session: Session) -> None:
         """Tell that this node ends: the others need not wait until they miss it."""
-        await session.run(signs.NODES, names.nodes(self._prefix), signs.leave(self.node, nonce()))
+        await session.run(signs.NODES, names.nodes_key(self._prefix), signs.leave(self.node, nonce()))
 
     def _step(self, time_us: int, sent_us: int) -> int:
         before_us, self._ahead_us = self._ahead_us, time_us - sent_us
@@ -100,5 +100,5 @@ class NodesSeen:
 
 
 def nonce() -> int:
-    """The incarnation of a key, should a call make it."""
+    """The incarnation of a list, should a call make it."""
     return 1 + secrets.randbelow(LARGEST_NONCE)

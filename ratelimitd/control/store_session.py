@@ -14,18 +14,27 @@ from redis.crc import key_slot
 
 from ratelimitd.errors import StoreFault
 from ratelimitd.fleet.link import Link
+from ratelimitd.fleet.refusals import meaning
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ratelimitd.fleet.script import Script
-    from ratelimitd.fleet.servers import Credentials, Topology
+    from ratelimitd.fleet.topology_values import Credentials, Topology
 
 ANSWER_S: Final = 1.0
 _PING: Final = hiredis.pack_command((b"PING",))
 _INFO: Final = tuple(hiredis.pack_command((b"INFO", section)) for section in (b"server", b"replication"))
 
 Identity = tuple[tuple[str, str], ...]  # run id and replication id of each server
+
+
+class Refusal(StoreFault):
+    """An error that a server answered; `kind` is its first word."""
+
+    def __init__(self, reply: Exception) -> None:
+        super().__init__(f"it {meaning(reply)}")
+        self.kind: Final = str(reply).partition(" ")[0]
 
 
 class Session:
@@ -35,7 +44,6 @@ class Session:
         self.where: Final = where
         self._lost = lost
         self._links: list[Link] = []
-        self._asked: set[asyncio.Future[Any]] = set()
         self.is_open = True
 
     @classmethod
@@ -48,7 +56,7 @@ class Session:
         try:
             for server in where.servers:
                 link = await Link.open(
-                    loop, server, credentials, session._answered, session._broken, within_s
+                    loop, server, credentials, _no_tokens, session._broken, within_s
                 )
                 session._links.append(link)
         except BaseException:
@@ -61,7 +69,6 @@ class Session:
         self.is_open = False
         for link in self._links:
             link.close()
-        self._forget(StoreFault("the connection was closed"))
 
     async def ping(self, within_s: float) -> bool:
         """Whether every server answers in time; StoreFault for an error. A loop that was late itself reads once
@@ -75,7 +82,7 @@ class Session:
         if not all(answer.done() for answer in answers):
             return False
         for answer in answers:
-            answer.result()
+            _result(answer)
         return True
 
     async def identity(self) -> Identity:
@@ -87,8 +94,8 @@ class Session:
         link = self._link_of(key)
         try:
             return await self._answer(self._ask(link, script.call(key, *arguments)))
-        except StoreFault as fault:
-            if not str(fault).startswith("NOSCRIPT"):
+        except Refusal as refusal:
+            if refusal.kind != "NOSCRIPT":
                 raise
         return await self._answer(self._ask(link, script.whole(key, *arguments)))
 
@@ -119,8 +126,10 @@ class Session:
         return fields.get("run_id", ""), fields.get("master_replid", "")
 
     def _ask(self, link: Link, command: bytes) -> asyncio.Future[Any]:
+        if not link.is_open:
+            raise StoreFault("the connection was lost")
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._asked.add(answer)
+        answer.add_done_callback(_seen)
         link.call(command, answer)
         link.flush()
         return answer
@@ -129,29 +138,26 @@ class Session:
         _, missing = await asyncio.wait([answer], timeout=ANSWER_S)
         if missing:
             raise StoreFault(f"it did not answer within {ANSWER_S:g} s")
-        return answer.result()
-
-    def _answered(self, token: object, reply: object) -> None:
-        assert isinstance(token, asyncio.Future)
-        self._asked.discard(token)
-        if token.done():
-            return
-        if isinstance(reply, hiredis.ReplyError):
-            token.set_exception(StoreFault(str(reply)))
-            token.exception()  # who asked may be gone
-        else:
-            token.set_result(reply)
+        return _result(answer)
 
     def _broken(self, fault: StoreFault) -> None:
-        if not self.is_open:
-            return
-        self.is_open = False
-        self._forget(fault)
-        self._lost(fault)
+        if self.is_open:
+            self.is_open = False
+            self._lost(fault)
 
-    def _forget(self, fault: StoreFault) -> None:
-        for answer in self._asked:
-            if not answer.done():
-                answer.set_exception(StoreFault(str(fault)))
-                answer.exception()
-        self._asked.clear()
+
+def _seen(answer: asyncio.Future[Any]) -> None:
+    """Who asked may be gone: that the link broke is no news then."""
+    if not answer.cancelled():
+        answer.exception()
+
+
+def _result(answer: asyncio.Future[Any]) -> object:
+    reply = answer.result()
+    if isinstance(reply, hiredis.ReplyError):
+        raise Refusal(reply)
+    return reply
+
+
+def _no_tokens(token: object, _: object) -> None:
+    raise AssertionError(f"{token!r} is no future")
