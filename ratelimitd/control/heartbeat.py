@@ -1,7 +1,7 @@
 """A node's sign of life in the store, each second, and all that it hears in return.
 
-It learns who the servers are, which secret keys are hashed with, how many nodes there are, and whether the store
-has lost what it held: another server, a list of nodes that was begun anew, a clock that has jumped ahead.
+It learns who the servers are, which secret keys are hashed with, how many nodes there are, and whether the
+store has lost what it held: another server, a list of nodes that was begun anew, a clock that jumped ahead.
 """
 
 from __future__ import annotations
@@ -49,15 +49,16 @@ class Heartbeat:
         self._incarnation = 0
         self._ahead_us: int | None = None  # of our clock the store's is, at most
 
-    async def beat(self, session: Session, held_ms: int, back_since_us: int) -> Beat:
-        """Tell that this node is there, and for how long it has had the store; StoreFault without an answer."""
+    async def beat(self, session: Session, held_ms: int, back_since_us: int, away_us: int = 0) -> Beat:
+        """Tell that this node is there, and for how long it has had the store, or was without; StoreFault when
+        there is no answer."""
         identity = await session.identity()
         secret = self.secret
         if not self._is_fixed:
             name = names.secret_key(self._prefix)
             secret = signs.read_secret(await session.run(signs.SECRET, name, *signs.offer(self.secret)))
         sent_us = self._clock_us()
-        sign = signs.sign(self.node, nonce(), held_ms, back_since_us)
+        sign = signs.sign(self.node, nonce(), held_ms, back_since_us, away_us)
         fleet = signs.read_fleet(await session.run(signs.NODES, names.nodes_key(self._prefix), sign))
         found = Beat(
             fleet,

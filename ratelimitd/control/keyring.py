@@ -198,7 +198,9 @@ class Keyring:
     def _windows(self, key: Key) -> Iterator[_Window]:
         for rate in self._rates(key):
             limit_id = self._segment.registry.limit_id(key.limit.name, rate.window_us)
-            yield _Window(rate, limit_id, siphash24(material(limit_id, key.parts), self._segment.limit_secret))
+            yield _Window(
+                rate, limit_id, siphash24(material(limit_id, key.parts), self._segment.limit_secret)
+            )
 
     def _rates(self, key: Key) -> tuple[Rate, ...]:
         """The rates by which a key is counted: the limit's, or its own."""

@@ -1,8 +1,8 @@
 """After an outage the store is told what this node admitted without it, key by key, asked for or not.
 
-Waiting for the next request of a key is not enough: a node at its share refuses from memory and never calls, and
-others would be granted what it has spent. Each call charges and asks for nothing; there are 1,000 under way at
-most, and the loop breathes in between.
+Waiting for the next request of a key is not enough: a node at its share refuses from memory and never calls,
+and others would be granted what it has spent. Each call charges and asks for nothing; there are 1,000 under
+way at most, and the loop breathes in between.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ class Push:
         """One call for each key; a second one for those that the store does not know any more."""
         known = [(key, limit_id) for key, limit_id in keys if limit_id in limits]
         for lost in (False, True):
-            calls = {key: self._call(session, key, limit_id, *limits[limit_id], lost) for key, limit_id in known}
+            calls = {
+                key: self._call(session, key, *limits[limit_id], lost) for key, limit_id in known
+            }
             asked = [answer for answer, _ in calls.values()]
             if not asked:
                 return
@@ -98,7 +100,7 @@ class Push:
             known = again
 
     def _call(
-        self, session: Session, key: int, limit_id: int, prefix: bytes, slot_us: int, lost: bool
+        self, session: Session, key: int, prefix: bytes, slot_us: int, lost: bool
     ) -> tuple[asyncio.Future[Any], tuple[bytes, ...]]:
         now_us = boottime_us()
         state = self._words.read()

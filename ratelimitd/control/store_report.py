@@ -1,21 +1,27 @@
-"""How the store does, for operators: values of one moment, and the texts of the events that led there."""
+"""How the store does, for operators: values of one moment, and the events that led there, each said once."""
 
 from __future__ import annotations
 
+import logging
 import re
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
+
+if TYPE_CHECKING:
+    from ratelimitd.control.journal import Note
+
+logger = logging.getLogger(__name__)
 
 # The bounded cases in which a limit may be passed. Evictions are counted by the table.
 REASONS: Final = ("store_lost", "data_lost", "cut_off", "node_died", "clock_step", "secret")
 
-_PASSWORD: Final = re.compile(r"(?<=://)[^/@]*@")
+_LOGIN: Final = re.compile(r"(?<=://)[^/@]*@")
 
 
 class StoreReport(msgspec.Struct, frozen=True):
-    """`state`: `memory` when there is no store; `returning` while what was admitted without it is told to it,
-    and all nodes come back. `since_s` is since 1970, `error` why it was lost last."""
+    """`state`: `memory` without a store; `returning` while it hears what was admitted without it and other nodes
+    come back. `since_s` is since 1970, `error` why it was lost last."""
 
     state: Literal["memory", "shared", "away", "returning"]
     url: str = ""
@@ -30,10 +36,23 @@ class StoreReport(msgspec.Struct, frozen=True):
         return self.state != "away"
 
 
-def shown_url(url: str) -> str:
-    """A URL without the name and password that may be in it."""
-    return _PASSWORD.sub("", url)
-
-
 def no_store() -> StoreReport:
     return StoreReport("memory")
+
+
+def shown_url(url: str) -> str:
+    """A URL without the name and password that may be in it."""
+    return _LOGIN.sub("", url)
+
+
+class Exceptions:
+    """Counts the cases in which a limit may have been passed, and tells each of them in one line and one event."""
+
+    def __init__(self, note: Note) -> None:
+        self._note = note
+        self.counts: Final = dict.fromkeys(REASONS, 0)
+
+    def count(self, reason: str, message: str, event: str = "limit_exception") -> None:
+        self.counts[reason] += 1
+        logger.warning("%s", message)
+        self._note(event, message, reason=reason)

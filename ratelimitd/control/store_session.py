@@ -1,7 +1,7 @@
 """The supervisor's own links to the servers of the store: questions, answers, and how long they took.
 
-One link to each server; a key goes to the server that holds its slot. Nothing is sent twice, but a script that a
-server does not know. What is broken stays broken: the owner closes the session and opens another one.
+One link to each server; a key goes to the server that holds its slot. Nothing is sent twice, but a script
+that a server does not know. What is broken stays broken: the owner closes the session and opens another one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from redis.crc import key_slot
 from ratelimitd.errors import StoreFault
 from ratelimitd.fleet.link import Link
 from ratelimitd.fleet.refusals import meaning
+from ratelimitd.fleet.script import packed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from ratelimitd.fleet.topology_values import Credentials, Topology
 
 ANSWER_S: Final = 1.0
-_PING: Final = hiredis.pack_command((b"PING",))
-_INFO: Final = tuple(hiredis.pack_command((b"INFO", section)) for section in (b"server", b"replication"))
+_PING: Final = packed((b"PING",))
+_INFO: Final = tuple(packed((b"INFO", section)) for section in (b"server", b"replication"))
 
 Identity = tuple[tuple[str, str], ...]  # run id and replication id of each server
 
@@ -55,9 +56,7 @@ class Session:
         loop = asyncio.get_running_loop()
         try:
             for server in where.servers:
-                link = await Link.open(
-                    loop, server, credentials, _no_tokens, session._broken, within_s
-                )
+                link = await Link.open(loop, server, credentials, _no_tokens, session._broken, within_s)
                 session._links.append(link)
         except BaseException:
             session.close()
@@ -71,8 +70,8 @@ class Session:
             link.close()
 
     async def ping(self, within_s: float) -> bool:
-        """Whether every server answers in time; StoreFault for an error. A loop that was late itself reads once
-        before it says no."""
+        """Whether every server answers in time; StoreFault for an error. A loop that was late itself reads
+        once before it says no."""
         if not self.is_open:
             raise StoreFault("the connection was lost")
         answers = [self._ask(link, _PING) for link in self._links]

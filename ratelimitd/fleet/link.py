@@ -162,7 +162,9 @@ class Link(asyncio.Protocol):
             if reply is False:
                 return None
             if not self._tokens:
-                words = meaning(reply) if isinstance(reply, hiredis.ReplyError) else "answers without being asked"
+                words = (
+                    meaning(reply) if isinstance(reply, hiredis.ReplyError) else "answers without being asked"
+                )
                 return self._end(StoreFault(f"the store at {self._server} {words}"))
             self._deliver(self._tokens.popleft(), reply)
         return None

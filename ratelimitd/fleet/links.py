@@ -108,9 +108,7 @@ class Links:
                 self._all = []
                 self._lost(fault)
 
-        self._links[server] = await Link.open(
-            self._loop, server, credentials, self._answered, lost, within_s
-        )
+        self._links[server] = await Link.open(self._loop, server, credentials, self._answered, lost, within_s)
 
 
 def _by_slot(topology: Topology) -> tuple[int, ...]:

@@ -43,7 +43,10 @@ _MEANINGS: Final = (
     ),
     ("DB index is out of range", "has no database of that number: see its setting `databases`"),
     ("max number of clients", "has no room for another connection: raise its maxclients"),
-    ("DENIED", "runs in protected mode and talks to its own machine only: give it a password and a bind address"),
+    (
+        "DENIED",
+        "runs in protected mode and talks to its own machine only: give it a password and a bind address",
+    ),
     ("NOSCRIPT", "has lost the script"),
     ("unknown command", "does not know a command that is needed: it must be Redis 6.2, Valkey 8, or newer"),
 )

@@ -8,9 +8,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from importlib import resources
-from typing import Self
+from typing import Any, Self, cast
 
 import hiredis
+
+
+def packed(words: tuple[bytes, ...]) -> bytes:
+    """A command as it is sent."""
+    command: bytes = hiredis.pack_command(cast("Any", words))
+    return command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +34,8 @@ class Script:
 
     def call(self, key: bytes, *arguments: bytes) -> bytes:
         """The command that runs it."""
-        return hiredis.pack_command((b"EVALSHA", self.digest, b"1", key, *arguments))
+        return packed((b"EVALSHA", self.digest, b"1", key, *arguments))
 
     def whole(self, key: bytes, *arguments: bytes) -> bytes:
         """The same for a server that was not given the script yet."""
-        return hiredis.pack_command((b"EVAL", self.text, b"1", key, *arguments))
+        return packed((b"EVAL", self.text, b"1", key, *arguments))

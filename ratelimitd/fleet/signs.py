@@ -1,7 +1,7 @@
-"""What a node says of itself to the fleet and hears from it, beside leases: signs of life, the secret, changes.
+"""What a node says to the fleet and hears from it, beside leases: signs of life, the secret, changes.
 
-Each call is one script of one key, whose name the caller gives; all keys expire. Here are the arguments of these
-scripts as bytes, and their replies as values; StoreFault for a reply that is none.
+Each call is one script of one key, whose name the caller gives; all keys expire. Here are the arguments of
+these scripts as bytes, and their replies as values; StoreFault for a reply that is none.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RESET_KEPT_MS: Final = 60_000
 MOST_CHANGES: Final = 2_048
 SECRET_SIZE: Final = 16
 
-_SIGN: Final = struct.Struct("<8sdddd")
+_SIGN: Final = struct.Struct("<8s5d")
 _ASKED: Final = struct.Struct("<4d")
 
 
@@ -34,7 +34,7 @@ class Fleet:
 
     alive: int
     back: int  # those that have the store and have told it what they admitted without it
-    others_held_ms: int  # for how long another node has had the store without a break
+    others_held_ms: int  # for how long a node has had the store that gave a sign while this one was away
     incarnation: int  # another one: the store has lost the list
     time_us: int  # the store's clock
 
@@ -48,14 +48,14 @@ class Changes:
     news: tuple[tuple[int, bytes], ...]
 
 
-def sign(node: bytes, nonce: int, held_ms: int, back_since_us: int) -> bytes:
+def sign(node: bytes, nonce: int, held_ms: int, back_since_us: int, away_us: int = 0) -> bytes:
     """The argument of NODES for a node that is alive."""
-    return _SIGN.pack(node, nonce, held_ms, back_since_us, NODES_KEPT_MS)
+    return _SIGN.pack(node, nonce, held_ms, back_since_us, away_us, NODES_KEPT_MS)
 
 
 def leave(node: bytes, nonce: int) -> bytes:
     """The argument of NODES for a node that ends."""
-    return _SIGN.pack(node, nonce, -1, 0, NODES_KEPT_MS)
+    return _SIGN.pack(node, nonce, -1, 0, 0, NODES_KEPT_MS)
 
 
 def offer(secret: bytes) -> tuple[bytes, bytes]:
@@ -87,5 +87,7 @@ def read_changes(reply: object) -> Changes:
         raise StoreFault(f"it answered the question for changes with {reply!r}, which is no answer")
     pairs = tuple(zip(reply[2::2], reply[3::2], strict=True))
     if not all(isinstance(left_ms, int) and isinstance(text, bytes) for left_ms, text in pairs):
-        raise StoreFault("the list of changes under our prefix is none of this program: choose another prefix")
+        raise StoreFault(
+            "the list of changes under our prefix is none of this program: choose another prefix"
+        )
     return Changes(int(reply[0]), int(reply[1]), pairs)

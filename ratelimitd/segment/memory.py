@@ -46,8 +46,9 @@ class Segment:
 
     @classmethod
     def create(cls, entries: int, pages: int, secret: bytes | None = None) -> Segment:
-        """A new segment with a table of at least `entries` entries and `pages` pages for processes. `secret` is
-        what keys of limits are hashed with, where other machines must hash them alike."""
+        """A new segment with a table of at least `entries` entries and `pages` pages for processes.
+
+        `secret` is what keys of limits are hashed with, where other machines must hash them alike."""
         plan = layout.layout(entries, pages)
         fd = os.memfd_create("ratelimitd", os.MFD_CLOEXEC)
         try:
@@ -124,9 +125,7 @@ class Segment:
         return Ring(self.memory, self._layout.rings + index * layout.RING_STRIDE, layout.RING_SIZE)
 
 
-def _write_header(
-    memory: mmap.mmap, entries: int, pages: int, size: int, limit_secret: bytes | None
-) -> None:
+def _write_header(memory: mmap.mmap, entries: int, pages: int, size: int, limit_secret: bytes | None) -> None:
     now_us = boottime_us()
     wall_us = time.time_ns() // 1000
     _WORD.pack_into(memory, layout.HEADER_VERSION, layout.LAYOUT_VERSION)
