@@ -1,19 +1,21 @@
 """Active health checks: each server that has them is asked by itself, every so often, whether it is well.
 
-A GET over a connection of its own; 2xx and 3xx are good, everything else, and no answer in time, is not.
-`fall` bad ones in a row take a server down, `rise` good ones bring it back; until the first verdict it counts
-as up. The verdict is a word in the segment that every worker reads. A reload begins anew with what it changed
-and leaves the rest alone; a server that is no longer checked counts as up.
+A GET over a connection of its own; 2xx and 3xx are good, everything else, and no answer in time, is not. A
+server that is given by name is asked where requests find it. `fall` bad ones in a row take a server down,
+`rise` good ones bring it back; until the first verdict it counts as up. The verdict is a word in the segment
+that every worker reads. A reload begins anew with what it changed and leaves the rest alone; a server that is
+no longer checked counts as up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import random
 import re
 import ssl
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ratelimitd.config.units import format_duration
 from ratelimitd.errors import StartError
@@ -23,7 +25,7 @@ from ratelimitd.proxy.unreached import reason
 from ratelimitd.segment.memory import boottime_us
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from ratelimitd.config import model
     from ratelimitd.segment.servers import ServerWords
@@ -49,17 +51,19 @@ class _Check:
 
 
 class HealthChecks:
-    """The checks of the configuration in force. `words` gives a server's record in the segment; `tell` hears
-    each change, with why a server is down, or with nothing when it is up."""
+    """The checks of the configuration in force. `words` gives a server's record in the segment, `addresses`
+    those of a host; `tell` hears each change, with why a server is down, or with nothing when it is up."""
 
     def __init__(
         self,
         config: Callable[[], model.Config],
         words: Callable[[Name], ServerWords],
+        addresses: Callable[[str], Awaitable[tuple[str, ...]]],
         tell: Verdict,
     ) -> None:
         self._config = config
         self._words = words
+        self._addresses = addresses
         self._tell = tell
         self._contexts: dict[model.ServerTls, ssl.SSLContext] = {}
         self._tasks: dict[_Check, asyncio.Task[None]] = {}
@@ -151,10 +155,18 @@ class HealthChecks:
         if server.unix_path:
             return await asyncio.open_unix_connection(server.unix_path)
         if not server.tls:
-            return await asyncio.open_connection(server.host, server.port)
+            return await self._connect(server)
         context = self._contexts.get(check.tls)
         if context is None:
             context = await asyncio.to_thread(towards_servers, check.tls)
             self._contexts[check.tls] = context
-        name = server_name(server, check.tls)
-        return await asyncio.open_connection(server.host, server.port, ssl=context, server_hostname=name)
+        return await self._connect(server, ssl=context, server_hostname=server_name(server, check.tls))
+
+    async def _connect(
+        self, server: model.Server, **tls: Any
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        *others, last = await self._addresses(server.host)
+        for address in others:
+            with contextlib.suppress(OSError):
+                return await asyncio.open_connection(address, server.port, **tls)
+        return await asyncio.open_connection(last, server.port, **tls)

@@ -50,6 +50,12 @@ class Names:
         """A server could not be reached: it may be elsewhere now."""
         self._wanted.set()
 
+    async def addresses(self, host: str) -> tuple[str, ...]:
+        """Where `host` was found last, as workers know it; looked for now, if it never was."""
+        if _is_address(host):
+            return (host,)
+        return self._known.get(host) or await self._resolve(host)
+
     async def run(self) -> None:
         """Look for ever."""
         while True:

@@ -140,7 +140,6 @@ class Supervisor:
                 segment.server_named,
                 self._journal.note,
             )
-            health = HealthChecks(lambda: reloader.config, segment.server_named, upstreams.checked)
 
             def unreached(report: Unreached) -> None:
                 upstreams.take(report)
@@ -151,6 +150,9 @@ class Supervisor:
                 told[StoreLost] = store.take_report
             workers = Workers(*(self._command, segment, count, listening, self._journal.note), told)
             names = Names(lambda: reloader.config, workers.send_addresses, self._journal.note)
+            health = HealthChecks(
+                lambda: reloader.config, segment.server_named, names.addresses, upstreams.checked
+            )
             census = Census(segment, table)
             access_log = self._open_access_log(segment)
             reloader = self._reloader(workers, segment, access_log, listening)

@@ -21,6 +21,11 @@ from tests.replay.cases import Case
 from tests.replay.clients import Crowd
 from tests.replay.recorder import Recorder
 
+BEHIND = b"GET /smuggled HTTP/1.1\r\nHost: a.example\r\n\r\n"
+CONFIG = """
+upstreams: {{web: {{servers: ['http://127.0.0.1:{}']}}}}
+timeouts: {{head: 2m, body: 2m}}  # for those that come byte by byte
+"""
 BYTE_BY_BYTE = 700  # cases of more bytes than this are sent so in `make test-slow` only
 
 
@@ -50,6 +55,8 @@ def ways(corpus: list[Case], *, everything: bool) -> list[Sent]:
     sent = [Sent("whole", case, whole(case)) for case in corpus]
     for seed in range(10 if everything else 2):
         sent += [Sent(f"pieces {seed}", case, in_pieces(case, seed)) for case in corpus]
+    ending = [case for case in corpus if case.ends]
+    sent += [Sent("with a request behind it", case, [case.data + BEHIND]) for case in ending]
     short = [case for case in corpus if everything or len(case.data) <= BYTE_BY_BYTE]
     short.sort(key=lambda case: len(case.data))
     return sent + [Sent("byte by byte", case, byte_by_byte(case)) for case in short]
@@ -77,7 +84,7 @@ def replayed(start_daemon: StartDaemon, tmp_path: Path, corpus: list[Case], *, e
     async def run() -> list[str]:
         async with Recorder() as recorder:
             config = tmp_path / "ratelimitd.yaml"
-            config.write_text(f"upstreams: {{web: {{servers: ['http://127.0.0.1:{recorder.port}']}}}}\n")
+            config.write_text(CONFIG.format(recorder.port))
             daemon = await asyncio.to_thread(start_daemon, "-c", str(config))
             return await replay(daemon.port, recorder, ways(corpus, everything=everything))
 

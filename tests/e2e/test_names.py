@@ -32,13 +32,21 @@ from ratelimitd.cli import main
 sys.exit(main())
 """
 
+# The checks ask at the addresses that are known: a name server that fails takes no web server along.
+HEALTH = "health: {path: /, interval: 500ms, timeout: 500ms, fall: 3}"
+FELL = "health checks"
+
 
 class Handler(http.server.BaseHTTPRequestHandler):
     """Says at which address it is."""
 
     protocol_version = "HTTP/1.1"
 
+    checks = 0
+
     def do_GET(self) -> None:
+        if self.headers["User-Agent"] == "ratelimitd-health":
+            Handler.checks += 1
         body = self.connection.getsockname()[0].encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -69,7 +77,7 @@ def test_a_server_that_moves_is_followed(tmp_path: Path, monkeypatch: pytest.Mon
     configuration = tmp_path / "ratelimitd.yaml"
     with web_server("127.0.0.1", 0) as port, web_server("127.0.0.2", port):
         configuration.write_text(
-            f"upstreams: {{web: {{servers: ['http://app.test:{port}'], keepalive_idle: 1h}}}}\n"
+            f"upstreams: {{web: {{servers: ['http://app.test:{port}'], keepalive_idle: 1h, {HEALTH}}}}}\n"
         )
         daemon = Daemon(tmp_path, ["-c", str(configuration)])
         try:
@@ -80,6 +88,8 @@ def test_a_server_that_moves_is_followed(tmp_path: Path, monkeypatch: pytest.Mon
                 zone.write_text("")
                 wait_until(lambda: "does not resolve" in daemon.stderr, "the failure is said")
                 assert "127.0.0.1 stays in use" in daemon.stderr
+                before_checks = Handler.checks
+                wait_until(lambda: Handler.checks > before_checks + 1, "it is checked where it was")
                 assert client.ask(get()).body == b"127.0.0.1"
                 zone.write_text("127.0.0.2")
                 wait_until(lambda: "is now at 127.0.0.2 (was 127.0.0.1)" in daemon.stderr, "the move is said")
@@ -99,6 +109,7 @@ def test_a_server_that_moves_is_followed(tmp_path: Path, monkeypatch: pytest.Mon
                 for client in clients:
                     client.send(get())
                 assert {client.answer().body for client in clients} == {b"127.0.0.1", b"127.0.0.2"}
+            assert FELL not in daemon.stderr
             daemon.finish()
         finally:
             daemon.stop()

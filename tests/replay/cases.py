@@ -26,12 +26,14 @@ class Expect(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """The bytes of one client. `status`: with which it is refused, where that is known."""
+    """The bytes of one client. `statuses` are those of all answers, where they are known. `ends`: nothing
+    behind it may be read as a request."""
 
     name: str
     expect: Expect
     data: bytes
-    status: int = 0
+    statuses: tuple[int, ...] = ()
+    ends: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +64,25 @@ CLASSES: Final = (
 
 
 def own() -> list[Case]:
-    accepted = [Case(f"valid/{case.name}", Expect.ACCEPT, case.data) for case in corpus.valid()]
-    refused = [
-        Case(f"invalid/{case.name}", Expect.REJECT, case.data, case.status) for case in corpus.invalid()
+    accepted = [
+        Case(f"valid/{case.name}", Expect.ACCEPT, case.data, (200,), ends=not case.keep_alive)
+        for case in corpus.valid()
     ]
-    return accepted + refused
+    refused = [
+        Case(
+            f"invalid/{case.name}",
+            Expect.REJECT,
+            case.data,
+            (case.status,) if case.status else (),
+            ends=case.place != "cut",
+        )
+        for case in corpus.invalid()
+    ]
+    together = [
+        Case(f"pipelined/{case.name}", Expect.ACCEPT, case.data, case.statuses) for case in corpus.pipelined()
+    ]
+    found = [Case(f"found/{path.stem}", Expect.EITHER, path.read_bytes()) for path in corpus.found()]
+    return accepted + refused + together + found
 
 
 def folder() -> Path | None:

@@ -29,7 +29,6 @@ class Connection(asyncio.Protocol):
     transport: asyncio.Transport
 
     def __init__(self, recorder: Recorder) -> None:
-        self.messages: list[Message] = []
         self.rest = b""
         self.unchecked = b""  # what came since the naive readers looked
         self._recorder = recorder
@@ -48,7 +47,7 @@ class Connection(asyncio.Protocol):
         if not self.rest and len(self.unchecked) > _WINDOW:
             self.check()
         for message in messages:
-            self.messages.append(message)
+            self._recorder.messages.append(message)
             body = client_of(message.head).encode()
             answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
             self.transport.write(answer if message.method == b"HEAD" else answer + body)
@@ -69,6 +68,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.connections: list[Connection] = []
+        self.messages: list[Message] = []  # the complete requests, as they arrived
         self.unreadable: list[bytes] = []
         self.ambiguous: list[tuple[str, bytes]] = []  # who differs, and on what
         self.port = 0
@@ -92,11 +92,10 @@ class Recorder:
         return connection
 
     def by_client(self) -> dict[str, list[Message]]:
-        """The complete requests of each client, in the order in which they came over each connection."""
+        """The complete requests of each client, in the order in which they arrived."""
         found: dict[str, list[Message]] = {}
-        for connection in self.connections:
-            for message in connection.messages:
-                found.setdefault(client_of(message.head), []).append(message)
+        for message in self.messages:
+            found.setdefault(client_of(message.head), []).append(message)
         return found
 
     def faults(self) -> list[str]:

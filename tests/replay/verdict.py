@@ -59,8 +59,8 @@ def fault(case: Case, source: str, answers: tuple[Answer, ...], found: Outcome) 
         return "refused"
     if case.expect is Expect.REJECT and found.requests:
         return "accepted"
-    if case.status and found.statuses != (case.status,):
-        return f"answered with {found.statuses}, not {case.status}"
+    if case.statuses and found.statuses != case.statuses:
+        return f"answered with {found.statuses}, not {case.statuses}"
     return None
 
 
