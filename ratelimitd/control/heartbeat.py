@@ -50,8 +50,8 @@ class Heartbeat:
         self._ahead_us: int | None = None  # of our clock the store's is, at most
 
     async def beat(self, session: Session, held_ms: int, back_since_us: int, away_us: int = 0) -> Beat:
-        """Tell that this node is there, and for how long it has had the store, or was without; StoreFault when
-        there is no answer."""
+        """Tell that this node is there, and for how long it has had the store, or was without it.
+        StoreFault when there is no answer."""
         identity = await session.identity()
         secret = self.secret
         if not self._is_fixed:

@@ -80,9 +80,7 @@ class Push:
         """One call for each key; a second one for those that the store does not know any more."""
         known = [(key, limit_id) for key, limit_id in keys if limit_id in limits]
         for lost in (False, True):
-            calls = {
-                key: self._call(session, key, *limits[limit_id], lost) for key, limit_id in known
-            }
+            calls = {key: self._call(session, key, *limits[limit_id], lost) for key, limit_id in known}
             asked = [answer for answer, _ in calls.values()]
             if not asked:
                 return

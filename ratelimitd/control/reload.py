@@ -86,7 +86,7 @@ class Reloader:
         self._wanted.set()
 
     def renew(self) -> None:
-        """Have every worker compile the configuration in force anew, soon: what it hashes with has changed."""
+        """Have every worker compile the configuration in force anew, soon: it hashes with another secret."""
         self._renewing = True
         self._wanted.set()
 

@@ -14,7 +14,7 @@ import dataclasses
 import logging
 import random
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from ratelimitd.control.heartbeat import NodesSeen
 from ratelimitd.control.store_report import Exceptions, StoreReport, shown_url
@@ -52,7 +52,11 @@ CALM_US: Final = 5_000_000  # held for so long, it is dialled at once when it is
 # A change of server is seen up to a second later, and what was written a second before it may be missing.
 RECENT_US: Final = 2_000_000
 
-_WORDS: Final = {StoreMode.SHARED: "shared", StoreMode.AWAY: "away", StoreMode.BOTH: "returning"}
+_WORDS: Final[dict[StoreMode, Literal["shared", "away", "returning"]]] = {
+    StoreMode.SHARED: "shared",
+    StoreMode.AWAY: "away",
+    StoreMode.BOTH: "returning",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +115,9 @@ class Store:
             self._drop()
             self._why = self._why or f"it did not answer within {START_S:g} s"
             message = f"the store {self._url} cannot be used: {self._why}"
-            logger.warning("%s; starting without it, and trying on: each limit does what it says of that", message)
+            logger.warning(
+                "%s; starting without it, and trying on: each limit does what it says of that", message
+            )
             self._note("store_lost", message)
 
     async def _start(self) -> None:
@@ -213,19 +219,18 @@ class Store:
     def _take(self, node: Node, beat: Beat) -> None:
         """What a sign of life has found out."""
         self._take_secret(node, beat.secret)
+        before = self._nodes
         self._count(beat)
         if beat.step_us:
             self._exceptions.count(
                 "clock_step", f"the clock of the store jumped ahead by {beat.step_us / 1e6:.3f} s"
             )
-        state = node.words.read()
         if not (beat.is_list_lost or beat.is_other_server):
             self._return.take(beat.fleet)
-        elif state.mode is not StoreMode.AWAY and self._session is not None:
+        elif node.words.read().mode is not StoreMode.AWAY and self._session is not None:
             node.words.restart_epoch(boottime_us() - RECENT_US)
             self._tell_loss(beat)
-            wanted = max(self._nodes, state.nodes_now)
-            self._return.begin(self._session, beat.fleet, wanted, everything=beat.is_list_lost)
+            self._return.begin(self._session, beat.fleet, before, everything=beat.is_list_lost)
 
     def _count(self, beat: Beat) -> None:
         now_us = boottime_us()
@@ -239,12 +244,19 @@ class Store:
             self._heartbeat.secret = secret
             node.adopt(secret)
             self._exceptions.count(
-                "secret", "the fleet hashes keys with another secret than this node did: all is counted anew here"
+                "secret",
+                "the fleet hashes keys with another secret than this node did: all is counted anew here",
             )
 
     def _tell_loss(self, beat: Beat) -> None:
-        what = "has lost what it held" if beat.is_list_lost else "is another server, and may lack the last second"
-        self._exceptions.count("data_lost", f"the store {what}: this node's own admissions are charged to it anew")
+        what = (
+            "has lost what it held"
+            if beat.is_list_lost
+            else "is another server, and may lack the last second"
+        )
+        self._exceptions.count(
+            "data_lost", f"the store {what}: this node's own admissions are charged to it anew"
+        )
 
     # --- lost ---------------------------------------------------------------------------------------------
 
@@ -306,10 +318,12 @@ class Store:
         self._take_secret(node, beat.secret)
         self._count(beat)
         message = f"the store is back after {away_ms / 1000:.1f} s"
-        logger.info("%s; %d of its nodes are there", message, self._nodes)
+        logger.info("%s; nodes there: %d", message, self._nodes)
         self._note("store_back", message, nodes=self._nodes, away_ms=away_ms)
         if beat.fleet.others_held_ms > away_ms:
-            self._exceptions.count("cut_off", "this node was cut off from the store, and others went on to share it")
+            self._exceptions.count(
+                "cut_off", "this node was cut off from the store, and others went on to share it"
+            )
         if beat.is_list_lost:
             self._tell_loss(beat)
         self._return.begin(session, beat.fleet, wanted, everything=beat.is_list_lost)
@@ -331,7 +345,7 @@ class Store:
         return session
 
     async def _prove(self, session: Session) -> None:
-        """Two PINGs in a row within the deadline, and workers connect between them; StoreFault when it hangs."""
+        """Two PINGs in a row in time, and workers connect between them; StoreFault when it hangs."""
         good = 0
         while good < 2:
             if await session.ping(self._deadline_s):

@@ -14,8 +14,8 @@ from ratelimitd.control.push import Push
 from ratelimitd.control.store import Node, Place, Store
 from ratelimitd.errors import StartError
 from ratelimitd.fleet.signs import SECRET_SIZE
-from ratelimitd.segment.store import StoreWords
 from ratelimitd.fleet.topology_values import Credentials, StoreServer, Topology
+from ratelimitd.segment.store import StoreWords
 
 if TYPE_CHECKING:
     from ratelimitd.config.model import Config, StoreOptions
@@ -31,11 +31,24 @@ LEAST_SECRET: Final = 16
 
 def place_of(url: str, options: StoreOptions, password: str) -> Place:
     from redis.asyncio.connection import parse_url
+
     got = parse_url(url.replace("redis+unix:", "unix:"))
-    server = StoreServer(path=got["path"]) if "path" in got else StoreServer(got.get("host", "localhost"), got.get("port", 6379))
-    credentials = Credentials(options.username or got.get("username", ""), password or got.get("password", ""), got.get("db", 0), url.startswith("rediss"), options.ca_file)
+    server = (
+        StoreServer(path=got["path"])
+        if "path" in got
+        else StoreServer(got.get("host", "localhost"), got.get("port", 6379))
+    )
+    credentials = Credentials(
+        options.username or got.get("username", ""),
+        password or got.get("password", ""),
+        got.get("db", 0),
+        url.startswith("rediss"),
+        options.ca_file,
+    )
+
     async def find() -> Topology:
         return Topology((server,))
+
     return Place(url, find, credentials)
 
 
@@ -69,8 +82,8 @@ def read_secret(path: str) -> bytes:
     text = _read(path, "secret_file")
     if len(text) < LEAST_SECRET:
         raise StartError(
-            f"store_options.secret_file {path} has {len(text)} characters, and a secret has {LEAST_SECRET} at "
-            f"least: `head -c 32 /dev/urandom | base64 > {path}`, the same file on every node"
+            f"store_options.secret_file {path} has {len(text)} characters, and needs {LEAST_SECRET} or "
+            f"more: `head -c 32 /dev/urandom | base64 > {path}`, the same file on every node"
         )
     return hashlib.blake2b(text, digest_size=SECRET_SIZE).digest()
 

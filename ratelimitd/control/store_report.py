@@ -20,8 +20,8 @@ _LOGIN: Final = re.compile(r"(?<=://)[^/@]*@")
 
 
 class StoreReport(msgspec.Struct, frozen=True):
-    """`state`: `memory` without a store; `returning` while it hears what was admitted without it and other nodes
-    come back. `since_s` is since 1970, `error` why it was lost last."""
+    """`state`: `memory` without a store; `returning` while it hears what was admitted without it and the
+    other nodes come back. `since_s` is since 1970, `error` why it was lost last."""
 
     state: Literal["memory", "shared", "away", "returning"]
     url: str = ""
@@ -46,7 +46,7 @@ def shown_url(url: str) -> str:
 
 
 class Exceptions:
-    """Counts the cases in which a limit may have been passed, and tells each of them in one line and one event."""
+    """Counts the cases in which a limit may have been passed, and tells each in one line and one event."""
 
     def __init__(self, note: Note) -> None:
         self._note = note

@@ -30,8 +30,8 @@ MOST_US = 10_000_000
 
 
 class Return:
-    """`push` tells the store what this node owes (all that still counts, or only what it was not told), `done`
-    is called when it has, `failed` when it could not."""
+    """`push` tells the store what this node owes (all that still counts, or only what it was not told),
+    `done` is called when it has, `failed` when it could not."""
 
     def __init__(
         self,

@@ -88,7 +88,7 @@ def _store(store: answers.StoreAnswer) -> str:
             return f"{store.url}: limits are shared by {store.nodes} nodes since {store.since}"
         case "away":
             return (
-                f"{store.url} is away since {store.since}: {store.error}; limits with on_store_failure: local "
+                f"{store.url} is away since {store.since}: {store.error}; limits that are kept locally "
                 f"are divided by {store.nodes_assumed}"
             )
         case "returning":
