@@ -24,7 +24,7 @@ INSTALL = DESTDIR="$(abspath $(DESTDIR))" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCO
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-bare lint bench-quick bench-bodies install uninstall build clean
+.PHONY: help demo test test-slow test-bare fuzz lint bench-quick bench-bodies install uninstall build clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ test-slow: prepare-test build-dev ## what takes longer than the gate allows
 
 test-bare: ## both commands of the README in a bare Debian, made with debootstrap (root only)
 	@scripts/test-bare
+
+fuzz: prepare-test build-dev ## strange requests, until somebody reads one otherwise than we do (TIME=1h, SEED=)
+	$(BIN)/python -m tests.fuzz $(or $(TIME),1h) $(SEED)
 
 lint: build-dev ## ruff, mypy, the stubs of the compiled modules, the rules of the architecture
 	$(BIN)/ruff check .

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 
 class Link(asyncio.Protocol):
-    """`answered(token, reply)` for each call, an error of the server as a `hiredis.ReplyError`; `lost(fault)` when
-    an open link has ended by itself."""
+    """`answered(token, reply)` for each call, an error of the server as a `hiredis.ReplyError`; `lost(fault)`
+    when an open link has ended by itself."""
 
     def __init__(self, server: StoreServer, answered: Answered) -> None:
         self._server = server
@@ -44,7 +44,7 @@ class Link(asyncio.Protocol):
         self._commands: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._is_greeted = False
-        self._is_over = False
+        self._fault: StoreFault | None = None  # why it has ended
 
     @classmethod
     async def open(
@@ -56,18 +56,25 @@ class Link(asyncio.Protocol):
         lost: Lost,
         within_s: float,
     ) -> Self:
-        """A link that may be called; StoreFault says what is wrong and what to do, and then `lost` is not told."""
+        """A link that may be called; StoreFault says what is wrong and what to do."""
         link = cls(server, answered)
         try:
             async with asyncio.timeout(within_s):
                 await link._dial(loop, credentials)
                 await link._greet(loop, credentials)
         except TimeoutError:
+            hint = (
+                ", and did not begin with TLS: is this its tls-port?"
+                if credentials.tls and link._transport is None
+                else ""
+            )
             link.close()
-            raise StoreFault(f"the store at {server} did not answer within {within_s:g} s") from None
+            raise StoreFault(f"the store at {server} did not answer within {within_s:g} s{hint}") from None
         except BaseException:
             link.close()
             raise
+        if link._fault is not None:  # it has ended since it answered
+            raise link._fault
         link._lost = lost
         return link
 
@@ -78,7 +85,7 @@ class Link(asyncio.Protocol):
 
     @property
     def is_open(self) -> bool:
-        return not self._is_over
+        return self._fault is None
 
     def call(self, command: bytes, token: Any) -> None:
         """Queues a packed command; `flush` writes it. On a link that is over it goes nowhere."""
@@ -93,8 +100,8 @@ class Link(asyncio.Protocol):
 
     async def ask(self, loop: asyncio.AbstractEventLoop, *command: str | bytes) -> Any:
         """One call whose answer is waited for, for what is rare; an error in it is a StoreFault."""
-        if self._is_over:
-            raise StoreFault(f"the connection to the store at {self._server} has ended")
+        if self._fault is not None:
+            raise self._fault
         answer: asyncio.Future[Any] = loop.create_future()
         self.call(hiredis.pack_command(cast("Any", command)), answer)
         self.flush()
@@ -121,8 +128,8 @@ class Link(asyncio.Protocol):
                 )
         except ssl.SSLCertVerificationError as error:
             raise StoreFault(
-                f"the store at {server} shows a certificate that is not trusted ({error.verify_message}): name its "
-                "authority in store_options.ca_file, and the server as its certificate does"
+                f"the store at {server} shows a certificate that is not trusted ({error.verify_message}): "
+                "name its authority in store_options.ca_file, and the server as its certificate does"
             ) from None
         except ssl.SSLError as error:
             raise StoreFault(
@@ -147,14 +154,14 @@ class Link(asyncio.Protocol):
         if connection is not None and connection.family != socket.AF_UNIX:
             with contextlib.suppress(OSError):
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self._is_over:
+        if self._fault is not None:  # closed while it was dialled
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         reader = self._reader
         reader.feed(data)
         self._is_greeted = True
-        while not self._is_over:
+        while self._fault is None:
             try:
                 reply = reader.gets()
             except hiredis.ProtocolError as error:
@@ -170,6 +177,7 @@ class Link(asyncio.Protocol):
         return None
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
         why = f": {_words(error)}" if isinstance(error, OSError) else ""
         if not self._is_greeted:
             why += " before it answered anything; if it speaks TLS there, write rediss://"
@@ -182,9 +190,9 @@ class Link(asyncio.Protocol):
             token.set_result(reply)
 
     def _end(self, fault: StoreFault) -> None:
-        if self._is_over:
+        if self._fault is not None:
             return
-        self._is_over = True
+        self._fault = fault
         tokens = [token for token in self._tokens if isinstance(token, asyncio.Future) and not token.done()]
         self._tokens.clear()
         self._commands.clear()
@@ -202,7 +210,7 @@ def _context(ca_file: str) -> ssl.SSLContext:
         return _read_context(ca_file, os.stat(ca_file).st_mtime_ns if ca_file else 0)
     except OSError as error:
         raise StoreFault(
-            f"the authorities in {ca_file}, which store_options.ca_file names, cannot be used: {_words(error)}"
+            f"store_options.ca_file: the authorities in {ca_file} cannot be used: {_words(error)}"
         ) from None
 
 

@@ -18,8 +18,8 @@ class StoreServer(msgspec.Struct, frozen=True):
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """How to get in. Without `tls` nothing is encrypted; without `ca_file` the system's authorities are trusted.
-    The password is in no text that is made of this."""
+    """How to get in. Without `tls` nothing is encrypted; without `ca_file` the system's authorities are
+    trusted. The password is in no text that is made of this."""
 
     username: str = ""
     password: str = ""

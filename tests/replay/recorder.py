@@ -91,6 +91,13 @@ class Recorder:
         self.connections.append(connection)
         return connection
 
+    def forget(self) -> None:
+        """All that arrived so far, but the connections that are still open."""
+        self.messages.clear()
+        self.unreadable.clear()
+        self.ambiguous.clear()
+        self.connections = [one for one in self.connections if not one.transport.is_closing()]
+
     def by_client(self) -> dict[str, list[Message]]:
         """The complete requests of each client, in the order in which they arrived."""
         found: dict[str, list[Message]] = {}
