@@ -73,9 +73,7 @@ def limit(text: str) -> tuple[str, model.Rate]:
 
 
 def store(text: str) -> str:
-    url = addresses.store(text)
-    _refuse_unsupported("store", url)
-    return url
+    return addresses.store(text)
 
 
 def workers(text: str) -> int:
