@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import redis
 
+from tests.certificates import Pair
 from tests.servers import LOOPBACK, Process, free_port
 
 VERSIONS: Final = ("redis-6.2", "redis-7", "valkey-8", "valkey-9")
@@ -47,6 +48,8 @@ class Redis(Process):
         self.port = port or free_port()
         directory.mkdir(parents=True, exist_ok=True)
         arguments = ["--bind", LOOPBACK, "--port", str(self.port), "--save", "", "--dir", str(directory)]
+        if "--tls-cert-file" in options:
+            arguments += ["--tls-port", str(self.port)]
         super().__init__("redis", [str(binary(version)), *arguments, *options], directory)
         self.wait_for_port(self.port)
 
@@ -60,3 +63,11 @@ class Redis(Process):
         client = redis.Redis(host=LOOPBACK, port=self.port, protocol=2, socket_timeout=5)
         with contextlib.closing(client):
             yield client
+
+
+def tls_options(pair: Pair) -> list[str]:
+    """Options of a server that speaks TLS, and nothing else, on its port. Redis 7 was built with it."""
+    return [
+        *("--port", "0", "--tls-cert-file", str(pair.certificate), "--tls-key-file", str(pair.key)),
+        *("--tls-auth-clients", "no"),
+    ]

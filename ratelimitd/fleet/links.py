@@ -1,15 +1,16 @@
 """The links of one worker: one to each server of the store, and which of them has a key.
 
-The supervisor says where the store is, each time it has reached it; what is not connected is dialled then,
-once. Without all of them the worker is not linked, and decides as if the store was away.
+The supervisor says where the store is, each time it has reached it; what is not connected, or does not answer
+any more, is dialled then, once. Without all of them the worker is not linked, and decides as if the store was
+away.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from redis.crc import key_slot
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from ratelimitd.errors import StoreFault
 from ratelimitd.fleet.link import Link
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ratelimitd.fleet.topology_values import Credentials, StoreServer, Topology
+
+_NO_SLOTS: Final[tuple[int, ...]] = ()
 
 
 class Links:
@@ -33,54 +36,86 @@ class Links:
         self._answered = answered
         self._lost = lost
         self._links: dict[StoreServer, Link] = {}
-        self._all: list[Link] = []
-        self._by_slot: list[int] = []
+        self._all: list[Link] = []  # by number of the server; empty unless each of them is there
+        self._by_slot = _NO_SLOTS
+        self._credentials: Credentials | None = None
+        self._taking = asyncio.Lock()
 
     @property
     def ready(self) -> bool:
         """Whether every key can be asked for."""
         return bool(self._all)
 
+    @property
+    def pending(self) -> int:
+        """Calls that were not answered."""
+        return sum(link.pending for link in self._links.values())
+
     async def take(self, topology: Topology, credentials: Credentials, within_s: float) -> None:
         """Connects to what is not connected, and leaves what is gone. StoreFault: not to all of them."""
-        for server in [server for server in self._links if server not in topology.servers]:
-            self._links.pop(server).close()
-        for server in topology.servers:
-            if server not in self._links:
-                link = await self._open(server, credentials, within_s)
-                self._links[server] = link
-        self._all = [self._links[server] for server in topology.servers]
-        self._by_slot = _by_slot(topology)
-
-    async def _open(self, server: StoreServer, credentials: Credentials, within_s: float) -> Link:
-        def lost(fault: StoreFault) -> None:
-            self._links.pop(server, None)
-            self._all = []
-            self._lost(fault)
-
-        return await Link.open(self._loop, server, credentials, self._answered, lost, within_s)
+        async with self._taking:
+            for server in list(self._links):
+                if server not in topology.servers or credentials != self._credentials:
+                    self._leave(server)
+            self._credentials = credentials
+            results = await asyncio.gather(
+                *(self._reach(server, credentials, within_s) for server in topology.servers),
+                return_exceptions=True,
+            )
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+            # One may have been lost while another was dialled.
+            if all(server in self._links for server in topology.servers):
+                self._by_slot = _by_slot(topology)
+                self._all = [self._links[server] for server in topology.servers]
 
     def call(self, key: bytes, command: bytes, token: Any) -> None:
-        """Queues a command for the server that has `key`."""
-        link = self._all[self._by_slot[key_slot(key)]] if self._by_slot else self._all[0]
-        link.call(command, token)
+        """Queues a command for the server that has `key`. It goes nowhere unless the links are ready: whoever
+        waits for an answer has a deadline, and was told of the loss."""
+        if self._by_slot and self._all:
+            self._all[self._by_slot[key_slot(key)]].call(command, token)
+        elif self._all:
+            self._all[0].call(command, token)
 
     def flush(self) -> None:
         for link in self._all:
             link.flush()
 
     def close(self) -> None:
-        for link in self._links.values():
-            link.close()
-        self._links.clear()
+        """Ends all of them; `lost` is not told."""
+        for server in list(self._links):
+            self._leave(server)
+
+    def _leave(self, server: StoreServer) -> None:
         self._all = []
+        self._links.pop(server).close()
+
+    async def _reach(self, server: StoreServer, credentials: Credentials, within_s: float) -> None:
+        """A link to `server`: the one that there is, if it still answers, else a new one."""
+        link = self._links.get(server)
+        if link is not None:
+            try:
+                async with asyncio.timeout(within_s):
+                    await link.ask(self._loop, "PING")
+                return
+            except (StoreFault, TimeoutError):
+                if self._links.get(server) is link:
+                    self._leave(server)
+
+        def lost(fault: StoreFault) -> None:
+            if self._links.pop(server, None) is not None:
+                self._all = []
+                self._lost(fault)
+
+        self._links[server] = await Link.open(self._loop, server, credentials, self._answered, lost, within_s)
 
 
-def _by_slot(topology: Topology) -> list[int]:
-    """The index of the server of each slot; empty where there is one server for all."""
+def _by_slot(topology: Topology) -> tuple[int, ...]:
+    """The number of the server of each slot; empty where one server has all keys."""
     if not topology.slots:
-        return []
-    by_slot = [0] * 16_384
-    for first, last, index in topology.slots:
-        by_slot[first : last + 1] = [index] * (last + 1 - first)
-    return by_slot
+        return _NO_SLOTS
+    by_slot = [0] * REDIS_CLUSTER_HASH_SLOTS
+    for first, last, number in topology.slots:
+        by_slot[first : last + 1] = [number] * (last + 1 - first)
+    return tuple(by_slot)

@@ -18,13 +18,17 @@ class StoreServer(msgspec.Struct, frozen=True):
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """How to get in. `ca_file` alone trusts those of the system; without `tls` nothing is encrypted."""
+    """How to get in. Without `tls` nothing is encrypted; without `ca_file` the system's authorities are
+    trusted. The password is in no text that is made of this."""
 
     username: str = ""
     password: str = ""
     database: int = 0
     tls: bool = False
     ca_file: str = ""
+
+    def __repr__(self) -> str:
+        return f"Credentials(username={self.username!r}, database={self.database}, tls={self.tls})"
 
 
 class Topology(msgspec.Struct, frozen=True):
