@@ -73,7 +73,9 @@ def limit(text: str) -> tuple[str, model.Rate]:
 
 
 def store(text: str) -> str:
-    return addresses.store(text)
+    url = addresses.store(text)
+    _refuse_unsupported("store", url)
+    return url
 
 
 def workers(text: str) -> int:

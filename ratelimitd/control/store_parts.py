@@ -9,9 +9,12 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from redis.asyncio.connection import parse_url
+
 from ratelimitd.control.heartbeat import Heartbeat
 from ratelimitd.control.push import Push
 from ratelimitd.control.store import Node, Place, Store
+from ratelimitd.control.store_report import shown_url
 from ratelimitd.errors import StartError
 from ratelimitd.fleet.signs import SECRET_SIZE
 from ratelimitd.fleet.topology_values import Credentials, StoreServer, Topology
@@ -30,19 +33,19 @@ LEAST_SECRET: Final = 16
 
 
 def place_of(url: str, options: StoreOptions, password: str) -> Place:
-    from redis.asyncio.connection import parse_url
-
-    got = parse_url(url.replace("redis+unix:", "unix:"))
-    server = (
-        StoreServer(path=got["path"])
-        if "path" in got
-        else StoreServer(got.get("host", "localhost"), got.get("port", 6379))
-    )
+    """Where a URL of one server leads; StartError for what is none."""
+    try:
+        parts = parse_url(url.replace("redis+unix:", "unix:", 1))
+    except ValueError as error:
+        raise StartError(f"store: {shown_url(url)} is no URL of a store: {error}") from None
+    server = StoreServer(str(parts.get("host", "localhost")), int(parts.get("port", 6379)))
+    if "path" in parts:
+        server = StoreServer(path=str(parts["path"]))
     credentials = Credentials(
-        options.username or got.get("username", ""),
-        password or got.get("password", ""),
-        got.get("db", 0),
-        url.startswith("rediss"),
+        options.username or str(parts.get("username", "")),
+        password or str(parts.get("password", "")),
+        int(parts.get("db", 0)),
+        url.startswith("rediss:"),
         options.ca_file,
     )
 
