@@ -50,7 +50,7 @@ class Daemon(Process):
     def url(self) -> str:
         return f"http://{LOOPBACK}:{self.port}"
 
-    def wait_ready(self, timeout_s: float = 15.0) -> None:
+    def wait_ready(self, timeout_s: float = 60.0) -> None:
         """Returns when /readyz says 200; fails at once when the daemon has ended."""
 
         def is_ready() -> bool:

@@ -314,7 +314,7 @@ def test_many_that_leave_at_any_time_leave_nothing_behind(terminating: Terminati
         connections = terminating.daemon.metrics().total("ratelimitd_connections")
         return connections == 0 and len(list(descriptors.iterdir())) <= before + 1
 
-    wait_until(settled, "no connection and no descriptor is left over")
+    wait_until(settled, "no connection and no descriptor is left over", timeout_s=60)
 
 
 # --- behind a PROXY header, and over a Unix socket

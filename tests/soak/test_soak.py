@@ -24,6 +24,7 @@ CONFIG: Final = """
 upstreams: {{web: {{servers: ['{url}'], keepalive: 8, keepalive_idle: 500ms, concurrency: unlimited}}}}
 limits: [{{name: per-client, per: client, rate: 1000M/h}}]
 bounds: {{connections_per_client: 10000}}
+timeouts: {{head: 1m, body: 1m}}  # on a machine that is full the clients are slow
 shedding: {{cpu_pressure: {{signal: none}}}}
 log: {{access: none}}
 """
