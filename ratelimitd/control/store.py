@@ -91,7 +91,7 @@ class Store:
         self._note = note
         self._exceptions = Exceptions(note)
         self._seen = NodesSeen(options.nodes)
-        self._nodes = 1
+        self._nodes = max(1, options.nodes)  # who has never met the store waits for as many to come back
         self._session: Session | None = None
         self._node: Node | None = None
         self._return: Return

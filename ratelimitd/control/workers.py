@@ -216,7 +216,7 @@ class Workers:
         )
         self._workers[index] = worker
         binds, descriptors = self._sockets_for(worker)
-        process.send(Start(self._in_force.config, page_index, binds, number), descriptors)
+        process.send(Start(self._in_force.config, page_index, binds, number, self._store), descriptors)
         if self._addresses.names:
             process.send(self._addresses)
 

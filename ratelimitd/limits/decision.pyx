@@ -152,6 +152,7 @@ cdef class Limiter(Charges):
                     self.deciding = self.applied[i].limit
             if self.deciding < 0:
                 return ADMIT
+            self.slots[self.limits[self.deciding].limited_slot] += 1
         self.release(self.held, self.held_count)
         self.held_count = 0
         return BUSY if verdict != REFUSED else self._refuse()

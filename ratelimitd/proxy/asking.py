@@ -15,7 +15,7 @@ from ratelimitd.limits.shared import Shared
 from ratelimitd.proxy import measures, orders
 from ratelimitd.segment import layout
 from ratelimitd.segment.memory import boottime_us
-from ratelimitd.segment.store import StoreWords
+from ratelimitd.segment.store import StoreMode, StoreWords
 
 if TYPE_CHECKING:
     import asyncio
@@ -56,10 +56,16 @@ class Asking:
 
     def take(self, order: orders.Store) -> None:
         """The store was reached: connect to it too."""
-        self._wanted = order
         self._loop.create_task(self._connect(order))
 
+    async def begin(self, order: orders.Store) -> None:
+        """Connect before the first request is read: one that comes while the store is there, and this worker
+        not linked to it, is let in by the node's share, beside what the fleet grants."""
+        if self._words.read().mode is not StoreMode.AWAY:
+            await self._connect(order)
+
     async def _connect(self, order: orders.Store) -> None:
+        self._wanted = order
         try:
             await self._links.take(order.topology, order.credentials, _DIAL_S)
         except StoreFault as fault:

@@ -13,12 +13,14 @@ from ratelimitd.fleet.topology_values import Credentials, Topology
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
-    """Serve. One listening socket for each of `listeners` (its `bind`) comes along, in the same order."""
+    """Serve. One listening socket for each of `listeners` (its `bind`) comes along, in the same order.
+    `store` is where it was reached last."""
 
     config: bytes  # msgpack of config.model.Config
     page: int
     listeners: tuple[str, ...]
     generation: int = 0
+    store: Store | None = None
 
 
 class Compile(msgspec.Struct, frozen=True, tag=True):

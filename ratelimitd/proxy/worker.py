@@ -146,6 +146,8 @@ class Worker:
         self._live.swap(self._compiler.compile(self._config, order.generation + 1))
         self._tick(0, 1)
         self._ticks = Ticks(self._loop, self._tick, TICK_MS)
+        if self._asking is not None and order.store is not None:
+            await self._asking.begin(order.store)
         await self._accepting.take(order.listeners, fds)
         # What is loaded now stays: the collector need not look at it again.
         gc.collect()
