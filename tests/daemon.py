@@ -24,7 +24,8 @@ WORKER_PROGRAM: Final = b"ratelimitd.proxy.worker"
 class Daemon(Process):
     """`ratelimitd run` with the given arguments, an address and an admin address on free ports.
 
-    With `listens_by_file` it is the file among the arguments that says where to listen, on `port` too.
+    With `listens_by_file` it is the file among the arguments that says where to listen, on `port` too; `host`
+    is the address for both, where the loopback is that of another network.
     """
 
     def __init__(
@@ -36,19 +37,21 @@ class Daemon(Process):
         port: int | None = None,
         listens_by_file: bool = False,
         prefix: Sequence[str] = (),
+        host: str = LOOPBACK,
     ) -> None:
+        self.host = host
         self.port = port or free_port()
         self.admin_port = free_port()
         self.expected_exit_code: int | None = 0
-        addresses = ["--admin", f"{LOOPBACK}:{self.admin_port}"]
+        addresses = ["--admin", f"{host}:{self.admin_port}"]
         if not listens_by_file:
-            addresses += ["--listen", f"{LOOPBACK}:{self.port}"]
+            addresses += ["--listen", f"{host}:{self.port}"]
         command = [*prefix, *COMMAND, "run", *addresses, "--workers", str(workers), *arguments]
         super().__init__("ratelimitd", command, directory)
 
     @property
     def url(self) -> str:
-        return f"http://{LOOPBACK}:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def wait_ready(self, timeout_s: float = 60.0) -> None:
         """Returns when /readyz says 200; fails at once when the daemon has ended."""
@@ -64,7 +67,7 @@ class Daemon(Process):
 
     def admin(self, path: str) -> tuple[int, str]:
         """Status and body of an answer of the admin address."""
-        connection = http.client.HTTPConnection(LOOPBACK, self.admin_port, timeout=5)
+        connection = http.client.HTTPConnection(self.host, self.admin_port, timeout=5)
         with contextlib.closing(connection):
             connection.request("GET", path)
             answer = connection.getresponse()

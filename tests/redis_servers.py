@@ -43,14 +43,19 @@ class Redis(Process):
     """One server with an empty memory."""
 
     def __init__(
-        self, directory: Path, version: str = "valkey-9", options: Sequence[str] = (), port: int | None = None
+        self,
+        directory: Path,
+        version: str = "valkey-9",
+        options: Sequence[str] = (),
+        port: int | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.port = port or free_port()
         directory.mkdir(parents=True, exist_ok=True)
         arguments = ["--bind", LOOPBACK, "--port", str(self.port), "--save", "", "--dir", str(directory)]
         if "--tls-cert-file" in options:
             arguments += ["--tls-port", str(self.port)]
-        super().__init__("redis", [str(binary(version)), *arguments, *options], directory)
+        super().__init__("redis", [*prefix, str(binary(version)), *arguments, *options], directory)
         self.wait_for_port(self.port)
 
     @property

@@ -121,8 +121,9 @@ class Process:
 class Nginx(Process):
     """nginx with one worker; answers with the 37 bytes of ANSWER, and to /content with a file of 100,000."""
 
-    def __init__(self, directory: Path, port: int | None = None) -> None:
+    def __init__(self, directory: Path, port: int | None = None, listen: str = LOOPBACK) -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        self._listen = listen
         self.port = port or free_port()
         self.status_port = free_port()
         self._status_requests = 0
@@ -160,7 +161,7 @@ class Nginx(Process):
             http {{
                 access_log off; keepalive_requests 1000000000; {places}
                 server {{
-                    listen {LOOPBACK}:{self.port} backlog=4096;
+                    listen {self._listen}:{self.port} backlog=4096;
                     location / {{ default_type text/plain; return 200 "{ANSWER.decode()}"; }}
                     location = /content {{ root {directory}; }}
                 }}
