@@ -61,6 +61,20 @@ class ServerAnswer(msgspec.Struct, frozen=True):
     error_at: str
 
 
+class StoreAnswer(msgspec.Struct, frozen=True):
+    """How limits are kept, in `state` since `since`: by this machine's memory alone; `shared`, by what the
+    store grants; `away`, by what each limit says of that; `returning` while the store hears what it missed.
+    `error` is why it was lost last, `nodes_assumed` what a limit is divided by while it is away."""
+
+    state: Literal["memory", "shared", "away", "returning"]
+    url: str
+    since: str
+    error: str
+    nodes: int
+    nodes_assumed: int
+    exceptions: dict[str, int]
+
+
 class StatusAnswer(msgspec.Struct, frozen=True):
     version: str
     pid: int
@@ -78,6 +92,7 @@ class StatusAnswer(msgspec.Struct, frozen=True):
     upstreams: tuple[ServerAnswer, ...]
     shed_level: float
     shedding: ShedReport
+    store: StoreAnswer
     journal: str
 
 

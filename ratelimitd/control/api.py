@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ratelimitd.control.pressure import Sampler
     from ratelimitd.control.reload import Reloader
     from ratelimitd.control.status import Status, Views
+    from ratelimitd.control.store_report import StoreReport
     from ratelimitd.control.upstream_states import UpstreamStates
     from ratelimitd.control.workers import Workers
     from ratelimitd.segment.memory import Segment
@@ -107,6 +108,7 @@ class Api:
                 upstreams=self._upstreams(),
                 shed_level=shedding.level,
                 shedding=shedding,
+                store=_store(views.store()),
                 journal=self._parts.journal.place,
             )
         )
@@ -274,6 +276,18 @@ def _limit(limit: Limit, keys: int, decisions: dict[str, int]) -> answers.LimitA
         limit.action,
         keys,
         decisions,
+    )
+
+
+def _store(report: StoreReport) -> answers.StoreAnswer:
+    return answers.StoreAnswer(
+        report.state,
+        report.url,
+        _instant(report.since_s) if report.since_s else "",
+        report.error,
+        report.nodes,
+        report.nodes_assumed,
+        report.exceptions,
     )
 
 

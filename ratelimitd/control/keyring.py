@@ -153,7 +153,7 @@ class Keyring:
         )
 
     def text(self, parts: Parts) -> str:
-        return shown(parts, self._segment.secret)
+        return shown(parts, self._segment.limit_secret)
 
     def _change(self, key: Key, was_known: bool) -> KeyChange:
         return KeyChange(key.limit.name, self.text(key.parts), was_known)
@@ -198,7 +198,9 @@ class Keyring:
     def _windows(self, key: Key) -> Iterator[_Window]:
         for rate in self._rates(key):
             limit_id = self._segment.registry.limit_id(key.limit.name, rate.window_us)
-            yield _Window(rate, limit_id, siphash24(material(limit_id, key.parts), self._segment.secret))
+            yield _Window(
+                rate, limit_id, siphash24(material(limit_id, key.parts), self._segment.limit_secret)
+            )
 
     def _rates(self, key: Key) -> tuple[Rate, ...]:
         """The rates by which a key is counted: the limit's, or its own."""
@@ -217,7 +219,7 @@ class Keyring:
             first = next(self._windows(key)).hash
             ban_id = self._segment.registry.limit_id(ban_name(key.limit.name), key.limit.ban.within_ms * 1000)
             counted = material(ban_id, (("client", first.to_bytes(8, "little")),))
-            yield siphash24(counted, self._segment.secret)
+            yield siphash24(counted, self._segment.limit_secret)
 
 
 def is_network(text: str) -> bool:

@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from ratelimitd.control.store_report import REASONS
 from ratelimitd.segment.series import METRICS, Kind, Metric
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric as Family
 
+    from ratelimitd.control.store_report import StoreReport
     from ratelimitd.segment.pages import Page
     from ratelimitd.segment.registry import Registry, Series
 
@@ -41,6 +43,7 @@ class Facts:
     reload_successful: bool
     reload_success_at_s: float
     reloads: tuple[tuple[str, int], ...]  # (result, how many)
+    store: StoreReport
     servers_up: tuple[tuple[tuple[str, str], bool], ...]  # ((upstream, server), whether it answers)
 
 
@@ -143,8 +146,12 @@ def _own(facts: Facts) -> Iterator[Family]:
         "Events after which a limit may have been passed, by a bounded amount.",
         labels=["reason"],
     )
+    for reason in REASONS:
+        exceptions.add_metric([reason], facts.store.exceptions.get(reason, 0))
     exceptions.add_metric(["evicted"], facts.table_evictions)
     yield exceptions
+    if facts.store.state != "memory":
+        yield from _store(facts.store)
     yield _by_label("ratelimitd_limit_keys", "Keys that a limit counts now.", "limit", facts.limit_keys)
     yield CounterMetricFamily(
         "ratelimitd_log_lines_dropped_total",
@@ -160,6 +167,17 @@ def _own(facts: Facts) -> Iterator[Family]:
         up.add_metric(name, is_up)
     yield up
     yield from _reloads(facts)
+
+
+def _store(store: StoreReport) -> Iterator[Family]:
+    yield GaugeMetricFamily(
+        "ratelimitd_store_up",
+        "Whether the store answers in time: 0 while limits are kept without it.",
+        store.is_up,
+    )
+    yield GaugeMetricFamily(
+        "ratelimitd_store_nodes", "Nodes that share the limits, this one included.", store.nodes
+    )
 
 
 def _reloads(facts: Facts) -> Iterator[Family]:

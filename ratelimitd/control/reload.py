@@ -77,10 +77,17 @@ class Reloader:
         self._generation = 0
         self._wanted = asyncio.Event()
         self._asking: list[asyncio.Future[Outcome]] = []
+        self._requested = self._renewing = False
         self._ended = False
 
     def request(self) -> None:
         """Reload soon: what a signal calls."""
+        self._requested = True
+        self._wanted.set()
+
+    def renew(self) -> None:
+        """Have every worker compile the configuration in force anew, soon: it hashes with another secret."""
+        self._renewing = True
         self._wanted.set()
 
     async def reload(self) -> Outcome:
@@ -100,6 +107,11 @@ class Reloader:
                 await self._reader.prepare()
                 await self._wanted.wait()
                 self._wanted.clear()
+                if self._renewing:
+                    await self._renew()
+                if not self._requested:
+                    continue
+                self._requested = False
                 asking, self._asking = self._asking, []
                 outcome = await self._once()
                 for future in asking:
@@ -111,6 +123,15 @@ class Reloader:
             for future in (*asking, *self._asking):
                 if not future.done():
                     future.set_result(_ENDED)
+
+    async def _renew(self) -> None:
+        self._renewing = False
+        self._generation += 1
+        try:
+            await self._workers.compile(msgspec.msgpack.encode(self.config), self._generation)
+            await self._workers.swap()
+        except StartError as error:
+            logger.error("a worker cannot take up another hash secret: %s; restart the daemon", error)
 
     async def _once(self) -> Outcome:
         self._notifier.reloading()

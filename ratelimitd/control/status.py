@@ -13,10 +13,13 @@ from ratelimitd.control.metrics import DaemonCollector, Exposition, Facts
 from ratelimitd.segment import layout
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ratelimitd.control.access_log import AccessLogWriter
     from ratelimitd.control.admin_request import Request
     from ratelimitd.control.census import Census
     from ratelimitd.control.pressure import Sampler
+    from ratelimitd.control.store_report import StoreReport
     from ratelimitd.control.upstream_states import UpstreamStates
     from ratelimitd.control.workers import Workers
     from ratelimitd.segment.memory import Segment
@@ -55,6 +58,7 @@ class Views:
         access_log: AccessLogWriter,
         sampler: Sampler,
         upstreams: UpstreamStates,
+        store: Callable[[], StoreReport],
     ) -> None:
         self._status = status
         self._segment = segment
@@ -63,6 +67,7 @@ class Views:
         self._access_log = access_log
         self._sampler = sampler
         self._upstreams = upstreams
+        self.store = store
         self._exposition = Exposition(DaemonCollector(segment.registry, self.all_pages, self._facts))
 
     def pages(self) -> dict[str, Page]:
@@ -110,6 +115,7 @@ class Views:
             reload_successful=not self._status.reload_refusal,
             reload_success_at_s=self._status.reload_success_at_s,
             reloads=tuple(self._status.reloads.items()),
+            store=self.store(),
             servers_up=tuple((name, state.up) for name, state in self._upstreams.all()),
         )
 

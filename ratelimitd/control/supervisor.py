@@ -39,26 +39,30 @@ from ratelimitd.control.reader import Reader
 from ratelimitd.control.reload import Reloader
 from ratelimitd.control.resolve import check_upstreams
 from ratelimitd.control.status import State, Status, Views
+from ratelimitd.control.store import Store
+from ratelimitd.control.store_parts import joined, new_store
+from ratelimitd.control.store_report import no_store
+from ratelimitd.control.tasks import cancelled
 from ratelimitd.control.upstream_states import UpstreamStates
 from ratelimitd.control.workers import Workers
 from ratelimitd.errors import RatelimitdError
 from ratelimitd.limits.inflight import InFlight
 from ratelimitd.limits.table import Table
-from ratelimitd.proxy.orders import Refusals, Unreached
+from ratelimitd.proxy.orders import Refusals, StoreLost, Unreached
 from ratelimitd.segment import layout
 from ratelimitd.segment.memory import Segment
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from ratelimitd.config.model import Config
+    from ratelimitd.proxy.orders import Message
 
 logger = logging.getLogger(__name__)
 
 # -P: the directory that the daemon is started in must not be able to put its own modules into a worker.
 WORKER_COMMAND: Final = (sys.executable, "-P", "-m", "ratelimitd.proxy.worker")
 _STOP_S: Final = 1.0
-_CANCEL_S: Final = 0.2
 
 
 def run(
@@ -111,16 +115,23 @@ class Supervisor:
     async def _run(self) -> None:
         asyncio.get_running_loop().set_exception_handler(_log_bug)
         self._handle_signals()
-        if await self._before_a_signal(check_upstreams(self._config)):
-            await self._run_checked()
+        if not await self._before_a_signal(check_upstreams(self._config)):
+            pass
+        elif self._config.store == "memory":
+            await self._run_checked(None)
+        else:
+            store = new_store(self._config, self._journal.note)
+            if await self._before_a_signal(store.start()):
+                await self._run_checked(store)
+            await store.close()
         logger.info("stopped")
         self._journal.note("stop", "stopped")
 
-    async def _run_checked(self) -> None:
+    async def _run_checked(self, store: Store | None) -> None:
         """Everything opened, served, and closed again."""
         _raise_file_limit(self._config.bounds.connections)
         count = self._config.workers or available_cpus()
-        segment, table = _new_segment(self._config, count)
+        segment, table = _new_segment(self._config, count, store.secret if store else None)
         with contextlib.closing(self._listen(count)) as listening:
             texts = Texts()
             upstreams = UpstreamStates(
@@ -134,10 +145,10 @@ class Supervisor:
                 upstreams.take(report)
                 names.hurry()
 
-            workers = Workers(
-                *(self._command, segment, count, listening, self._journal.note),
-                {Refusals: texts.take, Unreached: unreached},
-            )
+            told: dict[type[Message], Callable[[Any], None]] = {Refusals: texts.take, Unreached: unreached}
+            if store is not None:
+                told[StoreLost] = store.take_report
+            workers = Workers(*(self._command, segment, count, listening, self._journal.note), told)
             names = Names(lambda: reloader.config, workers.send_addresses, self._journal.note)
             health = HealthChecks(
                 lambda: reloader.config, segment.server_named, names.addresses, upstreams.checked
@@ -148,7 +159,12 @@ class Supervisor:
             sampler = Sampler(
                 segment, workers.own_pages, lambda: reloader.config.shedding, self._journal.note
             )
-            views = Views(self._status, segment, workers, census, access_log, sampler, upstreams)
+            if store is not None:
+                store.join(joined(segment, table, workers, reloader))
+            views = Views(
+                *(self._status, segment, workers, census, access_log, sampler, upstreams),
+                store.report if store else no_store,
+            )
             keyring = Keyring(segment, table, texts, lambda: reloader.config)
             parts = Parts(
                 *(self._status, segment, workers, census, views, keyring, self._journal, reloader),
@@ -161,7 +177,7 @@ class Supervisor:
                 if await self._before_a_signal(workers.start(msgspec.msgpack.encode(self._config))):
                     self._announce(listening, count, admin.addresses)
                     watchdog = asyncio.ensure_future(self._ping_watchdog())
-                    works = (census, sampler, upstreams, health, names)
+                    works = (census, sampler, upstreams, health, names, *((store,) if store else ()))
                     await self._serve(reloader, *(work.run() for work in works))
                     await self._drain(workers, listening, reloader.config.timeouts.drain_ms / 1000)
                     watchdog.cancel()
@@ -269,19 +285,9 @@ class Supervisor:
         self._stop.set()
 
 
-async def cancelled(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancels them until they have ended: where something ends in the very moment of a cancellation,
-    `asyncio.wait_for` of Python 3.11 gives its result and forgets that it was cancelled."""
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=_CANCEL_S)
-
-
-def _new_segment(config: Config, workers: int) -> tuple[Segment, Table]:
+def _new_segment(config: Config, workers: int, secret: bytes | None) -> tuple[Segment, Table]:
     # A worker that is being replaced keeps its page until it is reaped.
-    segment = Segment.create(config.store_options.entries, layout.FIRST_WORKER_PAGE + 2 * workers)
+    segment = Segment.create(config.store_options.entries, layout.FIRST_WORKER_PAGE + 2 * workers, secret)
     shape = segment.table
     table = Table(segment.memory, shape.offset, shape.stripes, shape.buckets_per_stripe)
     table.initialise()

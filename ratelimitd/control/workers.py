@@ -28,6 +28,8 @@ from ratelimitd.proxy.orders import (
     Refusals,
     Start,
     Stop,
+    Store,
+    StoreLost,
     Swap,
     Swapped,
     Unreached,
@@ -101,6 +103,7 @@ class Workers:
         self._in_force = self._newest = _Generation(0, b"")
         self._reload: _Reload | None = None
         self._addresses = Addresses(())
+        self._store: Store | None = None
         self._replacing = True
         self._started: asyncio.Future[None] = self._loop.create_future()
         self._all_ended = asyncio.Event()
@@ -137,6 +140,13 @@ class Workers:
         self._addresses = addresses
         for worker in self._workers.values():
             worker.process.send(addresses)
+
+    def send_store(self, store: Store) -> None:
+        """Tell every worker that serves, and those that will, that the store was reached."""
+        self._store = store
+        for worker in self._workers.values():
+            if worker.life is Life.SERVING:
+                worker.process.send(store)
 
     def serving(self) -> int:
         """How many accept connections."""
@@ -236,6 +246,8 @@ class Workers:
                 worker.move(Life.SERVING)
                 worker.compiled = worker.swapped = worker.asked_swap
                 self._update(worker)
+                if self._store is not None:
+                    worker.process.send(self._store)
                 self._note_ready(worker)
             case Failed():
                 self._failed(worker, report)
@@ -247,7 +259,7 @@ class Workers:
                 self._note_reload()
             case Drained():
                 logger.info("worker %d (pid %d) has drained", worker.index, worker.process.pid)
-            case Refusals() | Unreached():
+            case Refusals() | StoreLost() | Unreached():
                 self._told[type(report)](report)
             case _:
                 pass

@@ -221,14 +221,17 @@ static inline Verdict table_admit_shared(TableCore *table, Charge *charges, int 
 
 /* --- between the table and the store ------------------------------------------------------------------------ */
 
-/* What the node admitted, by age in slots; how many slots that are. */
+/* What the node admitted, by age in slots of the store; how many slots that are. The store's slots begin at other
+ * instants than the node's: what is N slots old here may be N - 1 there, and a unit must not be charged to a slot
+ * before the one in which it was spent. */
 static inline uint8_t lease_own_list(const Entry *e, uint32_t own[TABLE_SLOTS + 1]) {
     uint8_t count = 0;
 
-    own[0] = e->cur;
+    own[TABLE_SLOTS] = 0;
     for (uint64_t age = 1; age <= TABLE_SLOTS; age++) {
-        own[age] = age > e->newest ? 0 : (uint32_t)e->ring[(e->newest - age) % TABLE_SLOTS] << e->shift;
+        own[age - 1] = age > e->newest ? 0 : (uint32_t)e->ring[(e->newest - age) % TABLE_SLOTS] << e->shift;
     }
+    own[0] += e->cur;
     for (int age = 0; age <= TABLE_SLOTS; age++) {
         if (own[age]) count = (uint8_t)(age + 1);
     }

@@ -36,7 +36,7 @@ cdef class BulkReader:
         if room is NULL:
             room = new_bytes(NULL, MOST_READ)
             view = PyMemoryView_FromMemory(PyBytes_AS_STRING(<bytes>room), MOST_READ, PyBUF_WRITE)
-        return view
+        return view if self.most == MOST_READ else view[: self.most]
 
     def buffer_updated(self, Py_ssize_t nbytes):
         self.data_received(taken(nbytes))
@@ -56,9 +56,11 @@ cdef bytes taken(Py_ssize_t size):
     return data
 
 
-cdef bint read_in_bulk(object transport, object protocol) except -1:
-    """From now on `protocol` gets what `transport` reads in pieces of MOST_READ at most. True."""
-    transport.set_protocol(BulkReader(protocol))
+cdef bint read_in_bulk(object transport, object protocol, Py_ssize_t most=MOST_READ) except -1:
+    """From now on `protocol` gets what `transport` reads in pieces of so many bytes at most. True."""
+    cdef BulkReader reader = BulkReader(protocol)
+    reader.most = most
+    transport.set_protocol(reader)
     if transport.is_reading():  # it asks how to read when it starts
         transport.pause_reading()
         transport.resume_reading()

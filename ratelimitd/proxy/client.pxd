@@ -19,10 +19,14 @@ cdef class ClientConnection(Limiting):
         Entries entries
         bint serving
 
+    cdef void _append(self, bytes data)
+    cdef void _wait_turn(self)
+    cdef bint _has_requests(self) noexcept
     cdef bint _read_request(self)
     cdef bint _refuse_large(self, Policy policy)
     cdef bint _wait_for_head(self, Policy policy)
     cdef void _take_head(self, Head head)
+    cdef void _let_go(self) noexcept
     cdef bint _is_served(self, Head head, bytes method)
     cdef bint _is_read_alike(self, Head head, bytes method)
     cdef bint _admit(self, Head head, bytes method)

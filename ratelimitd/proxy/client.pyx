@@ -37,6 +37,9 @@ cdef frozenset METHODS = _methods.METHODS
 cdef frozenset UNKNOWN_TO_LLHTTP = _methods.UNKNOWN_TO_LLHTTP
 cdef bytes NOTHING = b""
 
+cdef enum:
+    LARGE_READ = 16384  # smaller ones need not wait for a turn
+
 
 cdef class ClientConnection(Limiting):
     """A client's connection: an asyncio protocol. `source` is its peer where that is not the transport's own."""
@@ -98,22 +101,28 @@ cdef class ClientConnection(Limiting):
                 self.buffer = data
                 self.at = self.resume = 0
             else:
-                self.buffer += data
+                self._append(data)
             self.serve()
         elif self.body_left and self.state != LINGERING and self.state != CLOSED and self.state != WAITING:
             self.buffer = data
             self.at = 0
             self.take_body()
+            self._let_go()
         elif self.state < LINGERING:
-            # What was used up goes: who always asks ahead never lets the buffer run empty.
-            self.buffer = self.buffer[self.at :] + data
-            self.resume -= min(self.resume, <size_t>self.at)
-            self.at = 0
+            self._append(data)
             if PyBytes_GET_SIZE(self.buffer) > MOST_PIPELINED:
                 self.pause_reading(True)
+        if PyBytes_GET_SIZE(data) >= LARGE_READ and not self.live.turns.has_bytes(PyBytes_GET_SIZE(data)):
+            self._wait_turn()
+
+    cdef void _append(self, bytes data):
+        """What was used up goes: who always asks ahead never lets the buffer run empty."""
+        self.buffer = self.buffer[self.at :] + data
+        self.resume -= min(self.resume, <size_t>self.at)
+        self.at = 0
 
     def eof_received(self):
-        if self.state == IDLE or self.state == HEAD or self.state >= DISCARDING:
+        if self.state >= DISCARDING or (self.state <= HEAD and not self._has_requests()):
             return False
         if self.body_left and self.state != WAITING:
             return self.end_within_body()
@@ -122,25 +131,52 @@ cdef class ClientConnection(Limiting):
         self.ended = True
         return True
 
+    cdef bint _has_requests(self) noexcept:
+        """Whether there are some that were not looked at yet."""
+        return (self.waits_turn or self.write_paused) and self.at < PyBytes_GET_SIZE(self.buffer)
+
     # --- a request comes in ---------------------------------------------------------------------------
 
     cdef void serve(self):
-        """Serves what is in the buffer, one request after the other, as far as it goes at once."""
-        if self.serving:
-            return  # a request that was answered at once: the loop below goes on
+        """Serves what is in the buffer, one request after the other, as far as it goes at once and in turn."""
+        cdef bint another = False
+        if self.serving or self.waits_turn:
+            return  # a request that was answered at once: the loop below goes on, or the next turn
         self.serving = True
         while self.state <= HEAD and self.at < PyBytes_GET_SIZE(self.buffer) and not self.write_paused:
+            if another and not self.live.turns.has_request():
+                self._wait_turn()
+                break
+            another = True
             if not self._read_request():
                 break
         self.serving = False
-        if self.at == PyBytes_GET_SIZE(self.buffer):
-            self.buffer = NOTHING
-            self.at = self.resume = 0
+        self._let_go()
         if self.state <= HEAD:
             # A client that takes no answers is served nothing, and not read for ever.
             self.pause_reading(self.write_paused and PyBytes_GET_SIZE(self.buffer) - self.at > MOST_PIPELINED)
-        if self.ended and self.state <= HEAD and not self.write_paused:
+        if self.ended and self.state <= HEAD and not (self.write_paused or self.waits_turn):
             self._close()
+
+    cdef void _let_go(self) noexcept:
+        """Holds nothing that was used up."""
+        if self.at == PyBytes_GET_SIZE(self.buffer):
+            self.buffer = NOTHING
+            self.at = self.resume = 0
+
+    cdef void _wait_turn(self):
+        """Nothing more of this client before its turn comes again."""
+        if not self.waits_turn and self.state < CLOSED:
+            self.waits_turn = True
+            self.transport.pause_reading()
+            self.live.turns.wait(self)
+
+    def go_on(self):
+        """Its turn has come."""
+        self.waits_turn = False
+        self.serve()
+        if not self.waits_turn and not self.reading_paused and self.state < CLOSED:
+            self.transport.resume_reading()
 
     cdef bint _read_request(self):
         """Reads one head, and goes on with it; False when more bytes are needed."""

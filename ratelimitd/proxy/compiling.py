@@ -80,7 +80,7 @@ class Compiler:
             lambda limit: measures.fallback_slot(registry, limit),
         )
         limiter = Limiter(
-            *(limits, self._table, self._inflight, self._slots, self._segment.secret, generation),
+            *(limits, self._table, self._inflight, self._slots, self._segment.limit_secret, generation),
             self._shared,
         )
         key_names = tuple(

@@ -42,6 +42,7 @@ cdef class Exchange(Downstream):
         bint in_bulk  # it is read into the room for what is large
         bint reading_paused
         bint write_paused
+        bint waits_turn  # nothing more is read or served until its turn comes
         bint ended  # the client has closed its side: nothing more will come
         Py_ssize_t unsent  # bytes that waited for the client when its deadline was set
         # of the request in work

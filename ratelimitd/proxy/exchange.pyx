@@ -143,10 +143,8 @@ cdef class Exchange(Downstream):
         self.live.slots[self.listener.tunnel_slot] += 1
         self.live.wheel.clear(self)
         self.buffer = NOTHING
-        client = End(self.transport, self, self.live.bytes_in_slot, self.write_paused, self.reading_paused, self.ended)
-        server = End(
-            connection.transport, connection, self.live.bytes_out_slot, connection.full, connection.paused, False
-        )
+        client = End(self.transport, self, self.live.bytes_in_slot, self.write_paused, self.ended)
+        server = End(connection.transport, connection, self.live.bytes_out_slot, connection.full, False)
         Tunnel(self.live, client, server).open(early, data[head.end :])
 
     cdef void _leave_tunnel(self):
@@ -398,7 +396,7 @@ cdef class Exchange(Downstream):
             self.reading_paused = pause
             if pause:
                 self.transport.pause_reading()
-            else:
+            elif not self.waits_turn:
                 self.transport.resume_reading()
 
     cdef void drop_upstream(self):

@@ -11,10 +11,11 @@ import functools
 import socket
 from typing import TYPE_CHECKING, Final
 
+from ratelimitd.limits.addresses import plain_ipv4
 from ratelimitd.limits.charges import Client
 from ratelimitd.limits.keys import (
     Networks,
-    address,
+    canonical,
     client_bytes,
     forwarded,
     forwarded_client,
@@ -68,25 +69,30 @@ class Identify:
 
     def forwarded_client(self, peer: str, values: bytes) -> Client:
         """The client behind a trusted `peer`; `values` are those of the believed field."""
-        entries = x_forwarded_for([values]) if self.field == b"x-forwarded-for" else forwarded([values])
+        if self.field != b"x-forwarded-for":
+            entries = forwarded([values])
+        else:
+            nearest = values.rpartition(b",")[2].strip(b" \t")
+            if plain_ipv4(nearest) >= 0 and (text := nearest.decode("ascii")) not in self._trusted:
+                return self.client(text)  # nearly always
+            entries = x_forwarded_for([values])
         return self.client(forwarded_client(peer, entries, self._trusted))
 
     def _make_peer(self, peer: str) -> Peer:
-        parsed = address(peer)
+        plain = canonical(peer)
         client = self.client(peer)
         trusted = self._trusts_unix if peer == "unix" else peer in self._trusted
-        exempt = trusted or client.allowed or parsed is None
+        exempt = trusted or client.allowed or plain is None
         return Peer(
             client=client,
             trusted=trusted,
-            text=b"unix" if parsed is None else str(parsed).encode("ascii"),
+            text=b"unix" if plain is None else plain.encode("ascii"),
             place_key=0 if exempt else siphash24(_PLACES + client.key_bytes, self._secret),
         )
 
     def _make_client(self, client: str) -> Client:
-        parsed = address(client)
         return Client(
-            client if parsed is None else str(parsed),
+            canonical(client) or client,
             client_bytes(client, *self._prefixes),
             allowed=client in self._allow,
             denied=client in self._deny,

@@ -15,6 +15,7 @@ from ratelimitd.overload.gate cimport Gate
 from ratelimitd.proxy.admission cimport Admission
 from ratelimitd.proxy.access_log cimport AccessLog
 from ratelimitd.proxy.deadlines cimport Wheel
+from ratelimitd.proxy.turns cimport Turns
 from ratelimitd.proxy.upstream cimport Upstream
 
 
@@ -81,6 +82,7 @@ cdef class Live:
         SecondReader second_reader
         InFlight inflight
         Admission admission
+        Turns turns
         readonly Refusals refusals
         public Leases leases  # None: no store is asked
         int64_t* slots

@@ -14,6 +14,7 @@ from ratelimitd.proxy.deadlines import Wheel
 from ratelimitd.proxy.identity import Identify
 from ratelimitd.proxy.measures import Measures
 from ratelimitd.proxy.preamble import Preamble
+from ratelimitd.proxy.turns import Turns
 from ratelimitd.proxy.upstream import Upstream
 
 class Route:
@@ -56,7 +57,13 @@ class Policy:
 
 class Live:
     def __init__(
-        self, wheel: Wheel, admission: Admission, slots: memoryview, measures: Measures, gate: Gate
+        self,
+        wheel: Wheel,
+        admission: Admission,
+        slots: memoryview,
+        measures: Measures,
+        gate: Gate,
+        turns: Turns,
     ) -> None: ...
     @property
     def policy(self) -> Policy: ...

@@ -18,6 +18,7 @@ from ratelimitd.overload.gate cimport Gate
 from ratelimitd.proxy.admission cimport Admission
 from ratelimitd.proxy.access_log cimport AccessLog
 from ratelimitd.proxy.deadlines cimport Wheel
+from ratelimitd.proxy.turns cimport Turns
 from ratelimitd.proxy.upstream cimport Upstream
 
 
@@ -71,8 +72,11 @@ cdef class Policy:
 cdef class Live:
     """The state of a worker. `measures` says which word of `slots` counts what."""
 
-    def __init__(self, Wheel wheel, Admission admission, int64_t[::1] slots, measures, Gate gate):
+    def __init__(
+        self, Wheel wheel, Admission admission, int64_t[::1] slots, measures, Gate gate, Turns turns
+    ):
         self.wheel = wheel
+        self.turns = turns
         self.admission = admission
         self.inflight = admission.inflight
         self.gate = gate

@@ -11,6 +11,7 @@ An end of the stream that the peer's TLS has not announced is an error: what it 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t
 
+from ratelimitd.proxy.bulk cimport MOST_READ_TLS, BulkReader, read_in_bulk
 from ratelimitd.proxy.live cimport NO_TLS, SLOW, Listener
 
 import ssl
@@ -235,7 +236,10 @@ cdef class TlsTransport:
         return self.raw.get_extra_info(name, default)
 
     def set_protocol(self, protocol):
-        self.app = protocol
+        if isinstance(protocol, BulkReader):
+            read_in_bulk(self.raw, self, MOST_READ_TLS)  # what is read there is delivered at once
+        else:
+            self.app = protocol
 
     def get_protocol(self):
         return self.app

@@ -25,12 +25,12 @@ cdef bytearray ROOM = bytearray(MOST_READ)
 cdef class End:
     """One side of a tunnel: an asyncio protocol, a buffered one where the transport knows those."""
 
-    def __cinit__(self, transport, owner, int bytes_slot, bint full, bint paused, bint ended):
+    def __cinit__(self, transport, owner, int bytes_slot, bint full, bint ended):
         self.transport = transport
         self.owner = owner
         self.bytes_slot = bytes_slot
         self.full = full
-        self.paused = paused
+        self.paused = not transport.is_reading()
         self.ended = ended
 
     def get_buffer(self, sizehint):

@@ -118,11 +118,15 @@ cdef class Upload(Exchange):
             self.live.wheel.set(self, self.policy.response_ms)
         self.asked_us = boottime_us()
         self.route.upstream.send(self)
-        if self.state == ASKED and self.connection is None and self.body_left:
-            self.pause_reading(True)
+        if self.body_left and self.state == ASKED:
+            if self.connection is None:
+                self.pause_reading(True)
+            else:
+                self.request = None  # with more to come it cannot be sent again
 
     cdef void upstream_is_open(self):
         if self.body_left:
+            self.request = None
             self.pause_reading(self.connection.full)
 
     cdef void upstream_is_full(self, bint full):

@@ -41,6 +41,7 @@ from ratelimitd.proxy.names import Names
 from ratelimitd.proxy.preamble import accepted, keep_for_gone
 from ratelimitd.proxy.shedding import Follower, Median
 from ratelimitd.proxy.ticks import Ticks
+from ratelimitd.proxy.turns import Turns
 from ratelimitd.proxy.unreached import Unreached
 from ratelimitd.segment.memory import Segment, boottime_us
 from ratelimitd.segment.shedding import ShedWords
@@ -132,7 +133,7 @@ class Worker:
         total_key = siphash24(ALL_CONNECTIONS, segment.secret)
         most_descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         admission = Admission(inflight, total_key, wheel, min(most_descriptors, MOST_DESCRIPTORS))
-        self._live = Live(wheel, admission, self._page.slots, counters, gate)
+        self._live = Live(wheel, admission, self._page.slots, counters, gate, Turns(self._loop.call_soon))
         if self._config.store != "memory":
             options = self._config.store_options
             report = self._channel.send

@@ -14,7 +14,7 @@ from typing import Final
 from ratelimitd.limits.table_values import shape as table_shape
 
 MAGIC: Final = b"ratelimd"
-LAYOUT_VERSION: Final = 7
+LAYOUT_VERSION: Final = 8
 
 # Header: offsets in bytes; all words are 64 bits.
 HEADER_SIZE: Final = 4096
@@ -26,6 +26,7 @@ HEADER_WALL_OFFSET_US: Final = 48  # wall clock = CLOCK_BOOTTIME + this
 HEADER_SIZE_OF_SEGMENT: Final = 56
 HEADER_ENTRIES: Final = 64  # as asked for: the geometry below follows from it
 HEADER_PAGES: Final = 72
+HEADER_LIMIT_SECRET: Final = 80  # 16 bytes; the fleet's, where there is a store
 
 # Counted by the table itself, in the header because stripes belong to no process.
 EVICT: Final = 256

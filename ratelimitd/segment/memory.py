@@ -45,8 +45,10 @@ class Segment:
         self.registry: Final = Registry(memory, self._layout, registers=registers)
 
     @classmethod
-    def create(cls, entries: int, pages: int) -> Segment:
-        """A new segment with a table of at least `entries` entries and `pages` pages for processes."""
+    def create(cls, entries: int, pages: int, secret: bytes | None = None) -> Segment:
+        """A new segment with a table of at least `entries` entries and `pages` pages for processes.
+
+        `secret` is what keys of limits are hashed with, where other machines must hash them alike."""
         plan = layout.layout(entries, pages)
         fd = os.memfd_create("ratelimitd", os.MFD_CLOEXEC)
         try:
@@ -58,7 +60,7 @@ class Segment:
                 f"cannot reserve {plan.size >> 20} MiB of shared memory for {entries} entries "
                 f"({error.strerror}): make store_options.entries smaller or give the service more memory"
             ) from None
-        _write_header(memory, entries, pages, plan.size)
+        _write_header(memory, entries, pages, plan.size, secret)
         segment = cls(fd, memory, registers=True)
         segment.page(layout.BASE_PAGE).claim(os.getpid())
         segment.page(layout.SUPERVISOR_PAGE).claim(os.getpid())
@@ -90,6 +92,15 @@ class Segment:
         return self._layout.pages + index * layout.PAGE_SIZE
 
     @property
+    def limit_secret(self) -> bytes:
+        """What the keys of limits are hashed with: this machine's own, or the fleet's."""
+        return bytes(self.memory[layout.HEADER_LIMIT_SECRET : layout.HEADER_LIMIT_SECRET + 16])
+
+    def adopt(self, limit_secret: bytes) -> None:
+        """Hash keys of limits with another secret. Who compiled a policy before goes on with the old one."""
+        self.memory[layout.HEADER_LIMIT_SECRET : layout.HEADER_LIMIT_SECRET + 16] = limit_secret
+
+    @property
     def inflight_offset(self) -> int:
         """Where the counts of what is in flight begin."""
         return self._layout.inflight
@@ -114,12 +125,14 @@ class Segment:
         return Ring(self.memory, self._layout.rings + index * layout.RING_STRIDE, layout.RING_SIZE)
 
 
-def _write_header(memory: mmap.mmap, entries: int, pages: int, size: int) -> None:
+def _write_header(memory: mmap.mmap, entries: int, pages: int, size: int, limit_secret: bytes | None) -> None:
     now_us = boottime_us()
     wall_us = time.time_ns() // 1000
     _WORD.pack_into(memory, layout.HEADER_VERSION, layout.LAYOUT_VERSION)
     memory[layout.HEADER_BOOT_ID : layout.HEADER_BOOT_ID + 16] = _boot_id()
-    memory[layout.HEADER_SECRET : layout.HEADER_SECRET + 16] = os.urandom(16)
+    secret = os.urandom(16)
+    memory[layout.HEADER_SECRET : layout.HEADER_SECRET + 16] = secret
+    memory[layout.HEADER_LIMIT_SECRET : layout.HEADER_LIMIT_SECRET + 16] = limit_secret or secret
     _SIGNED_WORD.pack_into(memory, layout.HEADER_WALL_OFFSET_US, wall_us - now_us)
     _WORD.pack_into(memory, layout.HEADER_SIZE_OF_SEGMENT, size)
     _WORD.pack_into(memory, layout.HEADER_ENTRIES, entries)

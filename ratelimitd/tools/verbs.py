@@ -75,8 +75,24 @@ def _status_rows(answer: answers.StatusAnswer) -> Iterator[tuple[str, ...]]:
         yield "" if position else "web servers", _server(server)
     table = answer.table
     yield "table", f"{table.entries} of {table.size} entries in use, {table.evictions} evicted"
+    yield "store", _store(answer.store)
     yield "shedding", answer.shedding.why
     yield "journal", answer.journal
+
+
+def _store(store: answers.StoreAnswer) -> str:
+    match store.state:
+        case "memory":
+            return "memory: limits hold for this machine"
+        case "shared":
+            return f"{store.url}: limits are shared by {store.nodes} nodes since {store.since}"
+        case "away":
+            return (
+                f"{store.url} is away since {store.since}: {store.error}; limits that are kept locally "
+                f"are divided by {store.nodes_assumed}"
+            )
+        case "returning":
+            return f"{store.url} is back since {store.since}: it hears what was admitted meanwhile"
 
 
 def _server(server: answers.ServerAnswer) -> str:

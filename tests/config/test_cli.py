@@ -133,7 +133,6 @@ UPSTREAM = ("--upstream", "http://127.0.0.1:9000")
         (("run", *UPSTREAM, "--listen", "systemd:"), "argument --listen: 'systemd:' names no socket"),
         (("run", *UPSTREAM, "--workers", "0"), "argument --workers: '0' is neither auto nor a whole number"),
         (("run", *UPSTREAM, "--admin", "here"), "argument --admin: 'here' has no port"),
-        (("run", *UPSTREAM, "--store", "redis://a"), "not supported by this version"),
         (("run", *UPSTREAM, "--store", "\x1b[31m"), "argument --store: '\\x1b[31m' begins with none of"),
     ],
 )

@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ratelimitd.control import catalogue
 from ratelimitd.control.metrics import DaemonCollector, Exposition, Facts
+from ratelimitd.control.store_report import no_store
 from ratelimitd.segment import layout
 from ratelimitd.segment.memory import Segment
 from ratelimitd.segment.pages import fold
@@ -28,6 +29,7 @@ FACTS = Facts(
     reload_successful=True,
     reload_success_at_s=1.0,
     reloads=(("success", 0),),
+    store=no_store(),
     servers_up=((("web", "http://127.0.0.1:9"), False),),
 )
 WORKER_PAGES = range(layout.FIRST_WORKER_PAGE, 5)

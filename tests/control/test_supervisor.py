@@ -15,7 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ratelimitd.config.model import Admin, Listener, Server, Timeouts, Upstream
-from ratelimitd.control.supervisor import cancelled
+from ratelimitd.control.tasks import cancelled
 from tests.control.daemon import ROOT, STUB, Daemon, config, daemon, ended, listener
 
 if TYPE_CHECKING:

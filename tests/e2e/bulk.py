@@ -10,11 +10,13 @@ import contextlib
 import hashlib
 import random
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from typing import BinaryIO, Final, Self
 
+from tests.certificates import Pair
 from tests.servers import LOOPBACK
 
 PIECE: Final = 1 << 18
@@ -78,10 +80,15 @@ def _take(stream: BinaryIO, size: int, digest: hashlib._Hash) -> None:
 
 
 class Origin:
-    """The web server; `hashes` are those of the bodies that it sent, by the target they were asked under."""
+    """The web server, over TLS with a `pair`; `hashes` are those of the bodies it sent, by the target they
+    were asked under."""
 
-    def __init__(self, rate: float = 0) -> None:
+    def __init__(self, rate: float = 0, pair: Pair | None = None) -> None:
         self._rate = rate
+        self._tls = None
+        if pair is not None:
+            self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            self._tls.load_cert_chain(pair.certificate, pair.key)
         self._listener = socket.create_server((LOOPBACK, 0))
         self.port: Final[int] = self._listener.getsockname()[1]
         self.hashes: Final[dict[str, str]] = {}
@@ -90,7 +97,7 @@ class Origin:
 
     @property
     def url(self) -> str:
-        return f"http://{LOOPBACK}:{self.port}"
+        return f"{'https' if self._tls else 'http'}://{LOOPBACK}:{self.port}"
 
     def __enter__(self) -> Self:
         return self
@@ -108,7 +115,11 @@ class Origin:
 
     def _serve(self, sock: socket.socket) -> None:
         sock.settimeout(TIMEOUT_S)
-        with sock, contextlib.suppress(OSError), sock.makefile("rb") as stream:
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            stack.enter_context(sock)
+            if self._tls is not None:
+                sock = stack.enter_context(self._tls.wrap_socket(sock, server_side=True))
+            stream = stack.enter_context(sock.makefile("rb"))
             while True:
                 first, fields = head_of(stream)
                 if first.startswith(b"POST /deaf "):
@@ -118,7 +129,9 @@ class Origin:
                     digest = hash_body(stream, fields).encode()
                     sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(digest), digest))
                 elif not first or not self._answer(sock, first.split(b" ")[1].decode()):
-                    return
+                    break
+            if isinstance(sock, ssl.SSLSocket):
+                sock.unwrap()  # without a close_notify an answer that ends with its connection is cut
 
     def _answer(self, sock: socket.socket, target: str) -> bool:
         """Sends what is asked for; whether the connection goes on."""
@@ -129,9 +142,23 @@ class Origin:
         return framing in lines
 
 
-def download(port: int, target: str) -> str:
+def connect(port: int, tls: ssl.SSLContext | None = None, received: int | None = None) -> socket.socket:
+    """`received`: how many bytes the system is to hold for a client that reads nothing."""
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(socket.socket())
+        if received is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, received)
+        sock.settimeout(TIMEOUT_S)
+        sock.connect((LOOPBACK, port))
+        if tls is not None:
+            sock = tls.wrap_socket(sock, server_hostname=LOOPBACK)
+        stack.pop_all()
+        return sock
+
+
+def download(port: int, target: str, tls: ssl.SSLContext | None = None) -> str:
     """The hash of what comes under a target."""
-    with socket.create_connection((LOOPBACK, port), timeout=TIMEOUT_S) as sock:
+    with connect(port, tls) as sock:
         sock.sendall(f"GET {target} HTTP/1.1\r\nHost: a.example\r\n\r\n".encode())
         with sock.makefile("rb") as stream:
             first, fields = head_of(stream)
@@ -142,7 +169,7 @@ def download(port: int, target: str) -> str:
 def upload(port: int, framing: str, size: int, rate: float) -> tuple[str, str]:
     """The hashes of what was sent, and of what arrived."""
     line = f"Content-Length: {size}" if framing == "length" else "Transfer-Encoding: chunked"
-    with socket.create_connection((LOOPBACK, port), timeout=TIMEOUT_S) as sock:
+    with connect(port) as sock:
         sock.sendall(f"POST /upload HTTP/1.1\r\nHost: a.example\r\n{line}\r\n\r\n".encode())
         sent = send_body(sock, size, rate, chunked=framing == "chunked")
         with sock.makefile("rb") as stream:

@@ -5,30 +5,35 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from tests.certificates import Authority
 from tests.conftest import StartDaemon
 from tests.daemon import Daemon
-from tests.e2e.bulk import Origin, download, upload
+from tests.e2e.bulk import Origin, connect, download, upload
 from tests.memory import own_kib
-from tests.servers import LOOPBACK, wait_until
+from tests.servers import LOOPBACK, free_port, wait_until
 
 MIB: Final = 1 << 20
 RATE: Final = 32 * MIB
 MOST_KIB: Final = 16 * 1024
 MOST_EACH_KIB: Final = 256
-EACH: Final = 10  # of those who take nothing, of each kind
+EACH: Final = 18  # of those who take nothing, of each kind
 DOWN: Final = ("length", "chunked", "close")
 UP: Final = ("length", "chunked")
 CONFIG: Final = """
 workers: 1
-upstreams: {{web: {{servers: ['{url}'], concurrency: unlimited}}}}
+listen: [{{bind: '{bind}'{tls}}}]
+upstreams: {{web: {{servers: ['{url}'], concurrency: unlimited{verified}}}}}
+timeouts: {{body: 5m}}
+shedding: {{cpu_pressure: {{signal: none}}}}
 log: {{access: none}}
 """
 
@@ -39,11 +44,17 @@ def origin() -> Iterator[Origin]:
         yield server
 
 
+def start(
+    start_daemon: StartDaemon, origin: Origin, directory: Path, tls: str = "", verified: str = ""
+) -> Daemon:
+    file, port = directory / "ratelimitd.yaml", free_port()
+    file.write_text(CONFIG.format(url=origin.url, bind=f"{LOOPBACK}:{port}", tls=tls, verified=verified))
+    return start_daemon("-c", str(file), port=port, listens_by_file=True)
+
+
 @pytest.fixture
 def daemon(start_daemon: StartDaemon, origin: Origin, tmp_path: Path) -> Daemon:
-    file = tmp_path / "ratelimitd.yaml"
-    file.write_text(CONFIG.format(url=origin.url))
-    return start_daemon("-c", str(file))
+    return start(start_daemon, origin, tmp_path)
 
 
 def held_kib(daemon: Daemon) -> int:
@@ -92,11 +103,9 @@ def wait_still(daemon: Daemon) -> None:
 
 
 @contextlib.contextmanager
-def asking(port: int, request: str, body: bytes = b"") -> Iterator[None]:
+def asking(port: int, tls: ssl.SSLContext | None, request: str, body: bytes = b"") -> Iterator[None]:
     """A client that asks and reads nothing, and sends its body as far as that is taken."""
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        sock.connect((LOOPBACK, port))
+    with connect(port, tls, received=4096) as sock:
         lines = [request, "Host: a.example", *([f"Content-Length: {len(body)}"] if body else []), "", ""]
         sock.sendall("\r\n".join(lines).encode())
 
@@ -111,21 +120,45 @@ def asking(port: int, request: str, body: bytes = b"") -> Iterator[None]:
         sender.join()
 
 
-def test_who_takes_nothing(daemon: Daemon) -> None:
-    """What was sent to clients, and to web servers, waits at its sender and in the buffers of the system."""
+def held_for_each_kib(daemon: Daemon, tls: ssl.SSLContext | None, requests: Sequence[str]) -> float:
+    """By the worker, for those who take nothing of the bodies that are sent to them."""
     (worker,) = daemon.workers()
     for framing in DOWN:
-        download(daemon.port, f"/{framing}/1000000")
-    before = own_kib(worker)
-    body = bytes(64 * MIB)
+        download(daemon.port, f"/{framing}/1000000", tls)
+    before, body = own_kib(worker), bytes(64 * MIB)
     with contextlib.ExitStack() as stack:
-        for _ in range(EACH):
-            for framing in DOWN:
-                stack.enter_context(asking(daemon.port, f"GET /{framing}/{1000 * MIB} HTTP/1.1"))
-            stack.enter_context(asking(daemon.port, "POST /deaf HTTP/1.1", body))
-        count = EACH * (len(DOWN) + 1)
-        wait_until(lambda: bytes_moved(daemon) > count * 500_000, "the bodies have begun")
+        for request in list(requests) * (EACH // len(requests)):
+            sent = body if request.startswith("POST") else b""
+            stack.enter_context(asking(daemon.port, tls, request, sent))
+        wait_until(lambda: bytes_moved(daemon) > EACH * 500_000, "the bodies have begun")
         wait_still(daemon)
-        held = own_kib(worker) - before
-        print(f"{held / count:.0f} KiB for each")
-        assert held < count * MOST_EACH_KIB
+        held = (own_kib(worker) - before) / EACH
+    print(f"{held:.0f} KiB for each")
+    return held
+
+
+TAKES_NOTHING: Final = pytest.mark.parametrize(
+    "requests",
+    [
+        pytest.param([f"GET /{framing}/{1000 * MIB} HTTP/1.1" for framing in DOWN], id="client"),
+        pytest.param(["POST /deaf HTTP/1.1"], id="web-server"),
+    ],
+)
+
+
+@TAKES_NOTHING
+def test_who_takes_nothing(daemon: Daemon, requests: list[str]) -> None:
+    """What was sent to it waits at its sender and in the buffers of the system."""
+    assert held_for_each_kib(daemon, None, requests) < MOST_EACH_KIB
+
+
+@TAKES_NOTHING
+def test_who_takes_nothing_over_tls(start_daemon: StartDaemon, tmp_path: Path, requests: list[str]) -> None:
+    """On both sides of the daemon."""
+    authority = Authority(tmp_path)
+    pair = authority.issue(LOOPBACK)
+    with Origin(RATE, pair) as origin:
+        verified = f", tls: {{ca: '{authority.file}'}}"
+        daemon = start(start_daemon, origin, tmp_path, f", tls: {pair.yaml}", verified)
+        tls = ssl.create_default_context(cafile=authority.file)
+        assert held_for_each_kib(daemon, tls, requests) < MOST_EACH_KIB

@@ -126,7 +126,7 @@ def loaded(start_daemon: StartDaemon, nginx: Nginx, seconds: float) -> None:
     connections = 64
     counted = wrk(f"{daemon.url}/", connections=connections, seconds=seconds)
     metrics = daemon.settled_metrics()
-    assert (counted.socket_errors, counted.refused) == (0, 0)
+    assert (counted.socket_errors, counted.refused) == (0, 0), metrics.samples
     total = metrics.total("ratelimitd_requests_total")
     assert counted.requests <= total <= counted.requests + connections
     assert metrics.total("ratelimitd_worker_restarts_total") == 0

@@ -15,7 +15,7 @@ import pytest
 
 from tests.daemon import Daemon
 from tests.proxy.talking import Client, get
-from tests.servers import wait_until
+from tests.servers import free_port, wait_until
 
 PROGRAM = """
 import pathlib, sys
@@ -75,7 +75,8 @@ def test_a_server_that_moves_is_followed(tmp_path: Path, monkeypatch: pytest.Mon
     program.write_text(PROGRAM.format(zone=str(zone)))
     monkeypatch.setattr("tests.daemon.COMMAND", (sys.executable, str(program)))
     configuration = tmp_path / "ratelimitd.yaml"
-    with web_server("127.0.0.1", 0) as port, web_server("127.0.0.2", port):
+    port = free_port()
+    with web_server("127.0.0.1", port), web_server("127.0.0.2", port):
         configuration.write_text(
             f"upstreams: {{web: {{servers: ['http://app.test:{port}'], keepalive_idle: 1h, {HEALTH}}}}}\n"
         )

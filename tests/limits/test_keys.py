@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from ratelimitd.limits.keys import (
     Networks,
     address,
+    canonical,
     client_bytes,
     forwarded,
     forwarded_client,
+    plain_number,
     x_forwarded_for,
 )
 
@@ -47,6 +49,16 @@ def test_one_ipv6_client_in_any_spelling(spelling: str) -> None:
 )  # fmt: skip
 def test_what_is_no_address(text: str) -> None:
     assert address(text) is None
+
+
+@given(st.from_regex(r"\A[0-9.]{5,17}\Z") | st.ip_addresses(v=4).map(str) | st.text(max_size=16))
+def test_plain_addresses_are_read_as_the_library_reads_them(text: str) -> None:
+    parsed = address(text)
+    if isinstance(parsed, ipaddress.IPv4Address) and ":" not in text:
+        assert plain_number(text) == int(parsed)
+    else:
+        assert plain_number(text) == -1
+    assert canonical(text) == (None if parsed is None else str(parsed))
 
 
 ADDRESSES = st.ip_addresses(v=4) | st.ip_addresses(v=6)
