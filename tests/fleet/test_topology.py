@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,6 +96,47 @@ def test_one_sentinel_is_enough(sentinels: Sentinels) -> None:
         assert found(url) == Topology((StoreServer(LOOPBACK, sentinels.master_port(sentinels.sentinels[1])),))
     finally:
         hung.resume()
+
+
+@pytest.mark.parametrize("kind", ["sentinel", "cluster"])
+def test_the_latest_election_is_believed(kind: str) -> None:
+    """Who was cut off still tells of the master before it, and may be the first in the URL."""
+
+    async def test() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            ports = []
+            for epoch, master in ((3, 6001), (5, 6002), (4, 6003)):
+                ports.append(free_port())
+                answers = functools.partial(_answer, _told(kind, epoch, master))
+                await stack.enter_async_context(await asyncio.start_server(answers, LOOPBACK, ports[-1]))
+            hosts = ",".join(f"{LOOPBACK}:{port}" for port in ports)
+            url = f"redis+sentinel://{hosts}/limits" if kind == "sentinel" else f"redis+cluster://{hosts}"
+            assert (await finder(url, NONE, "").find()).servers == (StoreServer(LOOPBACK, 6002),)
+
+    asyncio.run(test())
+
+
+def _told(kind: str, epoch: int, master: int) -> list[bytes]:
+    """The replies, PONG first, of one that last heard of this election."""
+    if kind == "sentinel":
+        fields = ["ip", LOOPBACK, "port", str(master), "config-epoch", str(epoch)]
+        return [b"+PONG\r\n", b"*6\r\n" + b"".join(map(_bulk, fields))]
+    slots = b"*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n" + _bulk(LOOPBACK) + b":%d\r\n" % master
+    info = f"cluster_state:ok\r\ncluster_current_epoch:{epoch}\r\n"
+    return [b"+PONG\r\n", _bulk(info), slots]
+
+
+def _bulk(text: str) -> bytes:
+    return b"$%d\r\n%b\r\n" % (len(text), text.encode())
+
+
+async def _answer(replies: list[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Each reply to one command: the link asks them one by one."""
+    for reply in replies:
+        await reader.read(1024)
+        writer.write(reply)
+    await reader.read()
+    writer.close()
 
 
 def test_a_name_that_no_sentinel_knows(sentinels: Sentinels) -> None:
