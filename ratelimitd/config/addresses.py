@@ -26,7 +26,10 @@ LARGEST_PORT = 65_535
 
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?")
-_STORES = ("redis://", "rediss://", "redis+sentinel://", "redis+cluster://", "redis+unix://")
+_STORES = (
+    *("redis://", "rediss://", "redis+unix:///", "redis+sentinel://", "redis+cluster://"),
+    *("rediss+sentinel://", "rediss+cluster://"),
+)
 
 
 def bind(text: str) -> dict[str, Any]:
@@ -89,9 +92,44 @@ def network(text: str) -> str:
 
 
 def store(text: str) -> str:
-    if text != "memory" and not text.startswith(_STORES):
+    """`memory`, or a URL as it is written, with nothing in it that is not understood."""
+    if text == "memory":
+        return text
+    if not text.startswith(_STORES):
         raise ValueError(f"begins with none of {', '.join(_STORES)}")
+    scheme, _, rest = text.partition("://")
+    if scheme == "redis+unix":
+        path, _, query = rest.partition("?")
+        _unix_path(path)
+        if query and re.fullmatch(r"db=[0-9]{1,5}", query) is None:
+            raise ValueError("has a query other than db=NUMBER")
+        return text
+    authority, _, path = rest.partition("/")
+    for server in authority.rpartition("@")[2].split(","):
+        _store_server(server)
+    pattern, meaning = _STORE_PATHS[scheme.partition("+")[2]]
+    if re.fullmatch(pattern, path) is None:
+        raise ValueError(f"has {'/' + path if path else 'nothing'} behind the host, where {meaning}")
+    if "," in authority and "+" not in scheme:
+        raise ValueError("has several hosts (did you mean redis+sentinel:// or redis+cluster://?)")
     return text
+
+
+# Behind the host, for each kind of store: what is accepted, and what that is called.
+_STORE_PATHS = {
+    "": (r"([0-9]{1,5})?", "the number of a database may stand"),
+    "sentinel": (r"[A-Za-z0-9._-]{1,255}(/([0-9]{1,5})?)?", "/NAME of the master belongs"),
+    "cluster": (r"", "nothing belongs, a cluster has one database"),
+}
+
+
+def _store_server(text: str) -> None:
+    host, colon, port = text.rpartition(":")
+    if not colon or "]" in port:
+        host_name(text)
+    else:
+        host_name(host)
+        _port(port, least=1)
 
 
 def _why_no_network(text: str) -> str:

@@ -23,11 +23,14 @@ _MEANINGS: Final = {
     "MISCONF": "refuses writes because it could not save its data: its own log has the reason",
     "NOREPLICAS": "refuses writes because too few replicas follow it: see its min-replicas-to-write",
     "CLUSTERDOWN": "says that its cluster is not OK: a part of the keys has no master (CLUSTER INFO)",
-    "MOVED": "is a node of a cluster, and another node has this key",
+    "MOVED": "is a node of a cluster, and another one has this key: its map is read again if "
+    "the URL begins with redis+cluster://",
     "ASK": "is a node of a cluster, and another node is about to have this key",
     "SELECT is not allowed in cluster mode": "is a node of a cluster, which has one database: write "
     "redis+cluster:// and no number",
     "DB index is out of range": "has no database of that number: see its setting `databases`",
+    "cluster support disabled": "is no node of a cluster: write redis:// for redis+cluster://",
+    "No such master": "is a Sentinel that does not know this name: it stands in its line `sentinel monitor`",
     "max number of clients": "has no room for another connection: raise its maxclients",
     "DENIED": "is in protected mode and talks to its own host only: give it a password, and a bind address",
     "NOSCRIPT": "has lost the script",
