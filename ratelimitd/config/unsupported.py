@@ -13,7 +13,6 @@ from typing import Any
 # refused, and the name of what it needs.
 UNSUPPORTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "upstreams.*.concurrency": (lambda concurrency: concurrency < 0, "adaptive concurrency"),
-    "store": (lambda store: store.startswith(("redis+sentinel:", "redis+cluster:")), "Sentinel and Cluster"),
 }
 
 

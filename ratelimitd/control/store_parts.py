@@ -9,19 +9,16 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from redis.asyncio.connection import parse_url
-
 from ratelimitd.control.heartbeat import Heartbeat
 from ratelimitd.control.push import Push
 from ratelimitd.control.store import Node, Place, Store
-from ratelimitd.control.store_report import shown_url
 from ratelimitd.errors import StartError
 from ratelimitd.fleet.signs import SECRET_SIZE
-from ratelimitd.fleet.topology_values import Credentials, StoreServer, Topology
+from ratelimitd.fleet.topology import finder
 from ratelimitd.segment.store import StoreWords
 
 if TYPE_CHECKING:
-    from ratelimitd.config.model import Config, StoreOptions
+    from ratelimitd.config.model import Config
     from ratelimitd.control.journal import Note
     from ratelimitd.control.reload import Reloader
     from ratelimitd.control.store_session import Session
@@ -32,35 +29,13 @@ if TYPE_CHECKING:
 LEAST_SECRET: Final = 16
 
 
-def place_of(url: str, options: StoreOptions, password: str) -> Place:
-    """Where a URL of one server leads; StartError for what is none."""
-    try:
-        parts = parse_url(url.replace("redis+unix:", "unix:", 1))
-    except ValueError as error:
-        raise StartError(f"store: {shown_url(url)} is no URL of a store: {error}") from None
-    server = StoreServer(str(parts.get("host", "localhost")), int(parts.get("port", 6379)))
-    if "path" in parts:
-        server = StoreServer(path=str(parts["path"]))
-    credentials = Credentials(
-        options.username or str(parts.get("username", "")),
-        password or str(parts.get("password", "")),
-        int(parts.get("db", 0)),
-        url.startswith("rediss:"),
-        options.ca_file,
-    )
-
-    async def find() -> Topology:
-        return Topology((server,))
-
-    return Place(url, find, credentials)
-
-
 def new_store(config: Config, note: Note) -> Store:
     """The store of a configuration, not yet asked for anything; StartError for a file that is of no use."""
     options = config.store_options
     secret = read_secret(options.secret_file) if options.secret_file else None
     password = read_password(options.password_file) if options.password_file else ""
-    place = place_of(config.store, options, password)
+    found = finder(config.store, options, password)
+    place = Place(config.store, found.find, found.credentials)
     return Store(place, options, Heartbeat(options.prefix, secret), note)
 
 

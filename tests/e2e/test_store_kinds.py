@@ -15,7 +15,7 @@ import pytest
 from tests.certificates import Authority
 from tests.e2e.fleet import Fleet, fleet_of
 from tests.e2e.trial import PATHS, RATE, Trial
-from tests.redis_servers import VERSIONS, Redis
+from tests.redis_servers import VERSIONS, Cluster, Redis, Sentinels
 from tests.servers import LOOPBACK, Nginx, free_port
 
 _COMMANDS = ("evalsha", "eval", "get", "set", "time", "ping", "hello", "auth", "info")  # as in the manual
@@ -91,3 +91,24 @@ def test_over_tls(tmp_path: Path, nginx: Nginx) -> None:
         url = f"rediss://{LOOPBACK}:{port}"
         with two_nodes(tmp_path, nginx, url, f", ca_file: {authority.file}") as fleet:
             shares(fleet)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", VERSIONS)
+def test_behind_sentinels(tmp_path: Path, nginx: Nginx, version: str) -> None:
+    with Sentinels(tmp_path / "redis", version) as sentinels:
+        with two_nodes(tmp_path, nginx, sentinels.url) as fleet:
+            shares(fleet)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", VERSIONS)
+def test_in_a_cluster(tmp_path: Path, nginx: Nginx, version: str) -> None:
+    with Cluster(tmp_path / "redis", version) as cluster:
+        with two_nodes(tmp_path, nginx, cluster.url) as fleet:
+            shares(fleet)
+            for master in cluster.masters:
+                with master.client() as client:
+                    keys = client.keys("*")
+                    assert all(key.startswith(b"rl:{") for key in keys)
+                    assert all(client.pttl(key) > 0 for key in keys)
