@@ -15,7 +15,7 @@ from ratelimitd.control.answers import KeyAnswer, KeyChange, TopKey, WindowAnswe
 from ratelimitd.control.keytexts import Parts, Texts, may_be, shown, value_of
 from ratelimitd.errors import ClientFault
 from ratelimitd.limits import window
-from ratelimitd.limits.keys import address, material
+from ratelimitd.limits.keys import address, material, salt
 from ratelimitd.limits.policy import ban_name, override_value
 from ratelimitd.limits.table import siphash24
 from ratelimitd.segment.memory import boottime_us
@@ -198,9 +198,8 @@ class Keyring:
     def _windows(self, key: Key) -> Iterator[_Window]:
         for rate in self._rates(key):
             limit_id = self._segment.registry.limit_id(key.limit.name, rate.window_us)
-            yield _Window(
-                rate, limit_id, siphash24(material(limit_id, key.parts), self._segment.limit_secret)
-            )
+            salted = material(salt(key.limit.name, rate.window_us), key.parts)
+            yield _Window(rate, limit_id, siphash24(salted, self._segment.limit_secret))
 
     def _rates(self, key: Key) -> tuple[Rate, ...]:
         """The rates by which a key is counted: the limit's, or its own."""
@@ -217,8 +216,8 @@ class Keyring:
         """Where the refusals that lead to a ban are counted: under the hash of the first rate's key."""
         if key.limit.ban is not None:
             first = next(self._windows(key)).hash
-            ban_id = self._segment.registry.limit_id(ban_name(key.limit.name), key.limit.ban.within_ms * 1000)
-            counted = material(ban_id, (("client", first.to_bytes(8, "little")),))
+            ban_salt = salt(ban_name(key.limit.name), key.limit.ban.within_ms * 1000)
+            counted = material(ban_salt, (("client", first.to_bytes(8, "little")),))
             yield siphash24(counted, self._segment.limit_secret)
 
 

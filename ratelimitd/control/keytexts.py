@@ -80,7 +80,7 @@ def _printable(value: bytes) -> str:
 
 
 def parts_of(tail: bytes) -> Parts:
-    """The parts of a key's material without its id: what `keys.material` joined."""
+    """The parts of a key's material without its salt: what `keys.material` joined."""
     if tail[:1] != b"l":
         return ((_NAMES[tail[:1]], tail[1:]),)
     return tuple(_list_parts(tail[1:]))

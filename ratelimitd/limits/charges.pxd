@@ -52,8 +52,9 @@ cdef struct LimitState:
     uint8_t has_cost_header
     uint32_t most_cost
     uint64_t concurrent
-    uint16_t concurrent_id
-    uint16_t ban_id  # 0: no bans
+    uint64_t concurrent_salt
+    uint64_t ban_salt
+    uint8_t has_ban
     Charge ban_charge
     uint64_t ban_us
     int allowed_slot
@@ -82,6 +83,7 @@ cdef class Charges:
         LimitState* limits
         Group* group
         Charge* templates
+        uint64_t* salts  # of each rate's keys
         uint64_t* global_keys
         tuple compiled
         list matchers  # None in it: a limit of every request
@@ -113,4 +115,4 @@ cdef class Charges:
     ) noexcept
     cdef Group _add_group(self, limit, tuple rules)
     cdef Group _group_of(self, int limit, uint8_t kind, const uint8_t* value, Py_ssize_t n)
-    cdef uint64_t hash(self, uint16_t limit_id, uint8_t kind, const uint8_t* value, Py_ssize_t n) noexcept
+    cdef uint64_t hash(self, uint64_t salt, uint8_t kind, const uint8_t* value, Py_ssize_t n) noexcept

@@ -26,7 +26,8 @@ cdef enum:
     MISSING_SKIP = 1
     MISSING_DENY = 2
 
-    PREFIX = 3  # bytes of a key's material before its value: id of the limit's window, kind
+    SALT = 8  # bytes of a key's material before its value: the salt of the limit's window, then the kind
+    PREFIX = 9
 
 _KINDS = {"client": CLIENT, "global": GLOBAL, "header": HEADER}
 _ON_FAILURE = {"local": FAILURE_LOCAL, "open": FAILURE_OPEN, "closed": FAILURE_CLOSED}
@@ -72,6 +73,7 @@ cdef class Charges:
         rates = sum([len(limit.rules) + sum([len(rules) for _, rules in limit.overrides]) for limit in limits])
         self.group = <Group*>room(groups, sizeof(Group))
         self.templates = <Charge*>room(rates, sizeof(Charge))
+        self.salts = <uint64_t*>room(rates, sizeof(uint64_t))
         self.global_keys = <uint64_t*>room(rates + self.limit_count, sizeof(uint64_t))
         for position, limit in enumerate(limits):
             self._add(position, limit)
@@ -81,6 +83,7 @@ cdef class Charges:
         PyMem_Free(self.applied)
         PyMem_Free(self.group)
         PyMem_Free(self.templates)
+        PyMem_Free(self.salts)
         PyMem_Free(self.global_keys)
 
     def _add(self, int position, limit):
@@ -98,7 +101,7 @@ cdef class Charges:
         state.has_cost_header = bool(limit.cost_header)
         state.most_cost = limit.most_cost
         state.concurrent = limit.concurrent
-        state.concurrent_id = limit.concurrent_id
+        state.concurrent_salt = limit.concurrent_salt
         state.allowed_slot = limit.allowed_slot
         state.limited_slot = limit.limited_slot
         state.observed_slot = limit.observed_slot
@@ -116,7 +119,8 @@ cdef class Charges:
         state.key_count += 1
         self.key_capacity += state.key_count
         if limit.ban is not None:
-            state.ban_id = limit.ban.limit_id
+            state.has_ban = 1
+            state.ban_salt = limit.ban.salt
             state.ban_us = limit.ban.for_us
             # The refusal that reaches `after` is the first one that does not fit.
             state.ban_charge.limit = limit.ban.after - 1
@@ -135,6 +139,7 @@ cdef class Charges:
             charge.limit = rule.quota
             charge.cost = limit.cost
             charge.limit_id = rule.limit_id
+            self.salts[self.rate_count] = rule.salt
             charge.generation = self.generation & 0xFFFF
             charge.shift = rule.shift
             charge.observe = limit.observe
@@ -149,7 +154,7 @@ cdef class Charges:
 
     # --- keys -------------------------------------------------------------------------------------------
 
-    cdef uint64_t hash(self, uint16_t limit_id, uint8_t kind, const uint8_t* value, Py_ssize_t n) noexcept:
+    cdef uint64_t hash(self, uint64_t salt, uint8_t kind, const uint8_t* value, Py_ssize_t n) noexcept:
         """The key of a value in a limit's window (`keys.material` says of what). SipHash with the segment's
         secret: nobody can aim at a key."""
         cdef uint8_t small[512]
@@ -159,9 +164,8 @@ cdef class Charges:
             material = <uint8_t*>PyMem_Malloc(n + PREFIX)
             if material is NULL:  # no memory: one key for all such values can only refuse too much
                 n, material = 0, small
-        material[0] = limit_id & 0xFF
-        material[1] = limit_id >> 8
-        material[2] = kind
+        memcpy(material, &salt, SALT)
+        material[SALT] = kind
         if n:
             memcpy(material + PREFIX, value, n)
         key = siphash(material, n + PREFIX, self.k0, self.k1)
@@ -175,9 +179,9 @@ cdef class Charges:
         """The keys of a value: one for each rate of `group`, then, if the limit has them, that of its places."""
         cdef int i
         for i in range(group.count):
-            keys[i] = self.hash(self.templates[group.first + i].limit_id, kind, value, n)
+            keys[i] = self.hash(self.salts[group.first + i], kind, value, n)
         if self.limits[limit].concurrent:
-            keys[group.count] = self.hash(self.limits[limit].concurrent_id, kind, value, n)
+            keys[group.count] = self.hash(self.limits[limit].concurrent_salt, kind, value, n)
 
     cdef Group _group_of(self, int limit, uint8_t kind, const uint8_t* value, Py_ssize_t n):
         """The rates by which a value is counted: the limit's, or its own."""

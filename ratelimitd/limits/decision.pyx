@@ -174,7 +174,7 @@ cdef class Limiter(Charges):
                     self.deciding_rate = self.rate_of[j]
                     self.deciding_key = self.charges[j].key
         self.slots[self.limits[self.deciding].limited_slot] += 1
-        if decision == LIMIT and self.limits[self.deciding].ban_id:
+        if decision == LIMIT and self.limits[self.deciding].has_ban:
             for i in range(self.applied_count):
                 if self.applied[i].limit == self.deciding:
                     self._count_refusal(self.deciding, self.charges[self.applied[i].first].key)
@@ -193,7 +193,7 @@ cdef class Limiter(Charges):
         cdef Charge charge = state.ban_charge
         cdef Decided counted
         counted.at_us = self.decided.at_us
-        charge.key = self.hash(state.ban_id, CLIENT, <const uint8_t*>&key, sizeof(key))
+        charge.key = self.hash(state.ban_salt, CLIENT, <const uint8_t*>&key, sizeof(key))
         if self.table.admit(&charge, 1, self.decided.at_us, &counted) == REFUSED:
             self.table.ban(
                 key, self.templates[state.base.first].limit_id, counted.at_us + state.ban_us, counted.at_us

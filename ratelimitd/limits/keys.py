@@ -8,6 +8,7 @@ skipped, the first other one is the client, and an entry that is no address ends
 from __future__ import annotations
 
 import bisect
+import hashlib
 import ipaddress
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +29,8 @@ KINDS: Final = {
     "method": b"m",
 }
 _LIST: Final = b"l"
+
+SALT_SIZE: Final = 8
 
 _V4: Final = b"4"
 _V6: Final = b"6"
@@ -78,11 +81,17 @@ def client_bytes(client: str, ipv4_prefix: int = 32, ipv6_prefix: int = 64) -> b
     return _V6 + kept.to_bytes(16, "big")
 
 
-def material(limit_id: int, parts: Sequence[tuple[str, bytes]]) -> bytes:
-    """What a key is the hash of: the id of a limit's window, then what was counted by, (kind, value) each.
+def salt(limit: str, window_us: int) -> int:
+    """What tells the keys of one limit's window from those of another: the same on every node of a fleet, as
+    numbers are not that each segment gives out in its own order."""
+    return int.from_bytes(hashlib.blake2b(f"{window_us}:{limit}".encode(), digest_size=8).digest(), "little")
+
+
+def material(salted: int, parts: Sequence[tuple[str, bytes]]) -> bytes:
+    """What a key is the hash of: the salt of a limit's window, then what was counted by, (kind, value) each.
 
     A list of several is told from any single value, and its parts from each other, by their lengths."""
-    head = limit_id.to_bytes(2, "little")
+    head = salted.to_bytes(SALT_SIZE, "little")
     if len(parts) == 1:
         ((kind, value),) = parts
         return head + KINDS[kind] + value

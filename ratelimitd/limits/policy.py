@@ -32,6 +32,7 @@ class Rule:
     slot_us: int
     shift: int
     limit_id: int
+    salt: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,7 @@ class BanRule:
     """After `after` refusals within the rule's window a key is refused for `for_us`."""
 
     limit_id: int
+    salt: int
     slot_us: int
     after: int
     for_us: int
@@ -48,8 +50,8 @@ class BanRule:
 class LimitRules:
     """One limit. `parts` are what it counts by, (kind, name) each; `overrides` are (value, its rates).
 
-    The three slots count its decisions. `concurrent` is 0 for a limit of rates, and `concurrent_id` the id
-    under which places are held."""
+    The three slots count its decisions. `concurrent` is 0 for a limit of rates, and `concurrent_salt` that of
+    the keys under which places are held."""
 
     name: str
     parts: tuple[tuple[str, str], ...]
@@ -57,7 +59,7 @@ class LimitRules:
     rules: tuple[Rule, ...]
     overrides: tuple[tuple[bytes, tuple[Rule, ...]], ...]
     concurrent: int
-    concurrent_id: int
+    concurrent_salt: int
     cost: int
     cost_header: bytes
     most_cost: int
@@ -135,7 +137,7 @@ def _compile(
             for text, rates in limit.overrides
         ),
         concurrent=limit.concurrent,
-        concurrent_id=limit_id(limit.name, 0) if limit.concurrent else 0,
+        concurrent_salt=keys.salt(limit.name, 0),
         cost=limit.cost,
         cost_header=limit.cost_header.name.lower().encode("latin-1") if limit.cost_header else b"",
         most_cost=limit.cost_header.max_cost if limit.cost_header else 0,
@@ -156,6 +158,7 @@ def _ban(limit: Limit, limit_id: Callable[[str, int], int]) -> BanRule | None:
     within_us = limit.ban.within_ms * 1000
     return BanRule(
         limit_id=limit_id(ban_name(limit.name), within_us),
+        salt=keys.salt(ban_name(limit.name), within_us),
         slot_us=window.slot_us(within_us),
         after=limit.ban.after,
         for_us=limit.ban.for_ms * 1000,
@@ -171,6 +174,7 @@ def _rules(limit: Limit, rates: tuple[Rate, ...], limit_id: Callable[[str, int],
             slot_us=window.slot_us(rate.window_us),
             shift=window.shift_for(rate.count),
             limit_id=limit_id(limit.name, rate.window_us),
+            salt=keys.salt(limit.name, rate.window_us),
         )
         for nth, rate in enumerate(rates)
     )

@@ -37,7 +37,7 @@ cdef class Refusals:
         return True
 
     cdef int keep(self, uint64_t key, str limit, bytes tail) except -1:
-        """Gives a free place to a key; `tail` is its material without the id. Others than short ones are
+        """Gives a free place to a key; `tail` is its material without the salt. Others than short ones are
         nobody's names."""
         if tail and PyBytes_GET_SIZE(tail) <= LONGEST:
             self.places[key % PLACES] = Refusal(key, 1, 1)

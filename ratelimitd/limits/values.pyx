@@ -20,7 +20,7 @@ class Twice(Exception):
 
 
 cpdef bytes tail(object limit, Head head, bytes client, RequestText text):
-    """The material of a request's key under `limit` (policy.LimitRules) without the id: its kind and value.
+    """The material of a request's key under `limit` (policy.LimitRules) without the salt: its kind and value.
     Empty: a value is missing and `missing` is `skip` or `deny`; None: one is there twice."""
     cdef list parts = []
     try:

@@ -14,7 +14,7 @@ from typing import Final
 from ratelimitd.limits.table_values import shape as table_shape
 
 MAGIC: Final = b"ratelimd"
-LAYOUT_VERSION: Final = 8
+LAYOUT_VERSION: Final = 9
 
 # Header: offsets in bytes; all words are 64 bits.
 HEADER_SIZE: Final = 4096

@@ -7,13 +7,14 @@ not written yet is missing there, so a log can show too little and never too muc
 from __future__ import annotations
 
 import dataclasses
+import http.client
 import json
 import os
 import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,10 +83,10 @@ class Node:
         self.file = self.directory / "ratelimitd.yaml"
         self.log = self.directory / "access.log"
         self.socket = self.directory / "admin.sock"
+        self.configure()
         self.daemon = self._start(prefix)
 
     def _start(self, prefix: Sequence[str]) -> Daemon:
-        self.configure()
         arguments = ["-c", str(self.file)]
         return Daemon(
             self.directory,
@@ -112,9 +113,25 @@ class Node:
         )
 
     def restart(self) -> None:
-        """Another daemon in the place of one that has ended."""
+        """Another daemon in the place of one that has ended, with the file as it is."""
         self.daemon = self._start(())
         self.daemon.wait_ready(60)
+
+    def reload(self) -> None:
+        """Its file as it is now."""
+        before = self._reloads()
+        self.daemon.send(signal.SIGHUP)
+        wait_until(lambda: self._reloads() > before, f"node {self.index} has reloaded; {self.daemon.stderr}")
+
+    def _reloads(self) -> float:
+        return self.daemon.metrics().total("ratelimitd_config_reloads_total", result="success")
+
+    def ask(self, path: str) -> int:
+        """The status of one request on a connection of its own."""
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=10)
+        with closing(connection):
+            connection.request("GET", path)
+            return connection.getresponse().status
 
     def kill(self) -> None:
         """Ends every process of the node at once, whatever it holds."""
