@@ -129,11 +129,19 @@ cdef class ClientConnection(Limiting):
         # The request is whole: a client may close its side and still read the answer, and those to the
         # requests that it sent along.
         self.ended = True
+        self.bound_stream()
         return True
 
     cdef bint _has_requests(self) noexcept:
         """Whether there are some that were not looked at yet."""
         return (self.waits_turn or self.write_paused) and self.at < PyBytes_GET_SIZE(self.buffer)
+
+    def refuse_plain(self, bytes data):
+        """Says that this port speaks TLS, to one who has sent plain HTTP; `transport` sends plainly then."""
+        self.buffer = data
+        self.started_us = boottime_us()
+        self.begin_request(self.live.policy)
+        self.reply(400, "this port speaks TLS: ask for https://", MALFORMED, None, NOTHING, True, True)
 
     # --- a request comes in ---------------------------------------------------------------------------
 

@@ -90,6 +90,7 @@ cdef class Exchange(Downstream):
     cdef void await_next(self)
     cdef void pause_reading(self, bint pause)
     cdef void drop_upstream(self)
+    cdef void bound_stream(self)
     cdef void cut(self)
     cdef void cut_answer(self)
     cdef void _await_sent(self)

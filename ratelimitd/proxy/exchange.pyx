@@ -77,7 +77,7 @@ cdef class Exchange(Downstream):
         self.write(answer)
         if whole:
             self._answered()
-        elif self.route.streaming and not self.write_paused:
+        elif self.route.streaming and not (self.write_paused or self.ended):
             self.live.wheel.clear(self)  # it may idle
         else:
             self.moved = 0
@@ -156,16 +156,22 @@ cdef class Exchange(Downstream):
         self.write_paused = True
         if self.connection is not None:
             self.connection.pause(True)
-            if self.state == ANSWERING and self.route.streaming:
-                self.moved = 0
-                self.live.wheel.set(self, self.policy.body_ms)  # what idles now is the client
+            self.bound_stream()
+
+    cdef void bound_stream(self):
+        """What idles now is the client, or it has left: a stream, too, must move."""
+        if self.state == ANSWERING and self.route.streaming:
+            self.moved = 0
+            self.live.wheel.set(self, self.policy.body_ms)
 
     def resume_writing(self):
         self.write_paused = False
         if self.connection is not None:
             self.connection.pause(False)
-            if self.state == ANSWERING and self.route.streaming:
+            if self.state == ANSWERING and self.route.streaming and not self.ended:
                 self.live.wheel.clear(self)
+        elif self.state == IDLE and self.policy is not None:
+            self.live.wheel.set(self, self.policy.idle_ms)
         self.serve()
 
     # --- replies of our own, and what follows a request -------------------------------------------------
@@ -193,13 +199,6 @@ cdef class Exchange(Downstream):
         self.write(answer)
         self.end_request(outcome)
         self._settle(close, unreadable)
-
-    def refuse_plain(self, bytes data):
-        """Says that this port speaks TLS, to one who has sent plain HTTP; `transport` sends plainly then."""
-        self.buffer = data
-        self.started_us = boottime_us()
-        self.begin_request(self.live.policy)
-        self.reply(400, "this port speaks TLS: ask for https://", MALFORMED, None, NOTHING, True, True)
 
     cdef void begin_request(self, Policy policy):
         """From here on there is a request that will be counted; what it is, is not known yet."""
@@ -349,7 +348,10 @@ cdef class Exchange(Downstream):
             return
         if PyBytes_GET_SIZE(self.buffer) - self.at <= MOST_PIPELINED:
             self.pause_reading(False)
-        self.live.wheel.set(self, self.policy.idle_ms)
+        if self.write_paused:
+            self._await_sent()
+        else:
+            self.live.wheel.set(self, self.policy.idle_ms)
         if self.at < PyBytes_GET_SIZE(self.buffer) or self.ended:
             self.started_us = boottime_us()
             self.serve()
@@ -427,7 +429,7 @@ cdef class Exchange(Downstream):
             self.cut_answer()
         elif self.state == DISCARDING:
             self.linger()
-        elif self.state >= LINGERING and 0 < self.transport.get_write_buffer_size() <= self.unsent - SPAN_BYTES:
+        elif 0 < self.transport.get_write_buffer_size() <= self.unsent - SPAN_BYTES:
             self._await_sent()
         elif self.state == LINGERING and self.transport.get_write_buffer_size():
             self._close()
