@@ -224,8 +224,13 @@ cdef class Head:
             while base[at] == c" " or base[at] == c"\t":
                 at += 1
             line_end = at + scan_text(base + at, last - at)
-            if base[line_end] != c"\r" or base[line_end + 1] != c"\n":
-                return self._fail(400, b"a field value holds a control character")
+            while base[line_end] != c"\r":
+                # Controls in an answer harm only who shows them (RFC 9110, 5.5): they pass as they came.
+                if self.status == 0 or base[line_end] == 0 or base[line_end] == c"\n":
+                    return self._fail(400, b"a field value holds a control character")
+                line_end += 1 + scan_text(base + line_end + 1, last - line_end - 1)
+            if base[line_end + 1] != c"\n":
+                return self._fail(400, b"a field value holds a bare CR")
             field.value_start = at
             at = line_end + 2
             while line_end > <Py_ssize_t>field.value_start and (
@@ -326,13 +331,14 @@ cdef class Head:
             token = at
             while at < field.value_end and NAME_BYTE[base[at]]:
                 at += 1
-            if at == token:
-                if at < field.value_end:
-                    return self._fail(400, b"the Connection field is malformed")
+            if at == token == field.value_end:
                 break
             options += 1
-            if options > MOST_CONNECTION_OPTIONS:
-                return self._fail(400, b"the Connection field names too many fields")
+            if at == token or options > MOST_CONNECTION_OPTIONS:
+                if is_request:
+                    return self._fail(400, b"the Connection field is malformed or names too many fields")
+                self.closes = True  # whatever the server wants of this connection, it is not used again
+                break
             if same_text(base + token, at - token, b"close", 5):
                 self.closes = True
             elif same_text(base + token, at - token, b"keep-alive", 10):

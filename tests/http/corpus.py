@@ -1,7 +1,7 @@
 """The corpus of requests, one file for each: invalid ones with one mistake, named after it, valid ones, and
-several on one connection.
+several on one connection; and of answers.
 
-tests/corpora/http/invalid.txt, valid.txt and pipelined.txt say what becomes of each, and on whose word.
+invalid.txt, valid.txt, pipelined.txt and answers.txt in tests/corpora/http say what becomes of each, and why.
 """
 
 from __future__ import annotations
@@ -62,6 +62,15 @@ class Pipelined:
     data: bytes
 
 
+@dataclasses.dataclass(frozen=True)
+class Answered:
+    """What a web server answers to a GET, and what becomes of it: pass, 502, cut or broken."""
+
+    name: str
+    verdict: str
+    data: bytes
+
+
 def _lines(kind: str, columns: int) -> Iterator[list[str]]:
     for line in (CORPUS / f"{kind}.txt").read_text().splitlines():
         if line and not line.startswith("#"):
@@ -98,6 +107,10 @@ def pipelined() -> list[Pipelined]:
         Pipelined(name, tuple(map(int, statuses.split(","))), _data("pipelined", name))
         for name, statuses, _ in _lines("pipelined", 3)
     ]
+
+
+def answers() -> list[Answered]:
+    return [Answered(name, verdict, _data("answers", name)) for name, verdict, _ in _lines("answers", 3)]
 
 
 def found() -> list[Path]:
