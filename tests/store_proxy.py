@@ -1,7 +1,8 @@
 """What may happen between a daemon and its store: a way for bytes that does as a test says.
 
-Replies are delayed, swallowed or cut off in the middle, connections reset, or nothing is answered at all. It
-runs in a thread of its own; what it is told holds when the method returns.
+Replies are delayed, swallowed or cut off in the middle, connections reset, or nothing is answered at all.
+What it is told holds when the method returns. `Doorkeeper` accepts and closes, and counts: whoever dials
+without measure is seen. Both run in a thread of their own.
 """
 
 from __future__ import annotations
@@ -29,17 +30,15 @@ class _Fate:
     swallows_replies: bool = False
     is_black_hole: bool = False
     replies_left: int = -1  # bytes until the cut; -1: no cut
+    pieces_to_cut: int = 0
 
 
-class StoreProxy:
-    """Before the server that listens on `target`. `dials` counts connections, `connections` those open."""
+class _Listening:
+    """An event loop in a thread of its own, with one listening socket. `dials` counts connections."""
 
-    def __init__(self, target: int, host: str = LOOPBACK) -> None:
-        self.port = free_port()
+    def __init__(self, port: int) -> None:
+        self.port = port
         self.dials = 0
-        self._host, self._target = host, target
-        self._fate = _Fate()
-        self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -54,9 +53,44 @@ class StoreProxy:
         self._thread.join(10)
         self._loop.close()
 
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._accepted, LOOPBACK, self.port)
+
+    async def _close(self) -> None:
+        self._server.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.dials += 1
+        await self._serve(reader, writer)
+
+    async def _serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        raise NotImplementedError
+
     @property
     def url(self) -> str:
         return f"redis://{LOOPBACK}:{self.port}"
+
+
+class Doorkeeper(_Listening):
+    """Stands at a port, and lets nobody in."""
+
+    async def _serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        reader.feed_eof()
+        client.close()
+
+
+class StoreProxy(_Listening):
+    """Before the server that listens on `target`. `connections` counts those open."""
+
+    def __init__(self, target: int, host: str = LOOPBACK) -> None:
+        super().__init__(free_port())
+        self._host, self._target = host, target
+        self._fate = _Fate()
+        self._writers: set[asyncio.StreamWriter] = set()
 
     @property
     def connections(self) -> int:
@@ -82,6 +116,10 @@ class StoreProxy:
         """So many bytes of replies, all connections together, are passed on; then the connection is reset."""
         self._tell(lambda: setattr(self._fate, "replies_left", bytes_of_replies))
 
+    def cut_pieces(self, pieces: int) -> None:
+        """The next `pieces` of replies are cut in the middle, each with a reset of its connection."""
+        self._tell(lambda: setattr(self._fate, "pieces_to_cut", pieces))
+
     def cut(self) -> None:
         """Resets all connections."""
         self._tell(self._reset_all)
@@ -100,18 +138,7 @@ class StoreProxy:
         self._loop.call_soon_threadsafe(do)
         assert done.wait(10)
 
-    async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._serve, LOOPBACK, self.port)
-
-    async def _close(self) -> None:
-        self._server.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
     async def _serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
-        self.dials += 1
         self._writers.add(client)
         store: asyncio.StreamWriter | None = None
         try:
@@ -143,6 +170,11 @@ class StoreProxy:
             fate = self._fate
             if fate.is_black_hole or fate.swallows_replies:
                 continue
+            if fate.pieces_to_cut:
+                fate.pieces_to_cut -= 1
+                writer.write(data[: len(data) // 2])
+                _reset(writer)
+                return
             if 0 <= fate.replies_left < len(data):
                 writer.write(data[: fate.replies_left])
                 fate.replies_left = -1

@@ -182,7 +182,7 @@ cdef class Leases:
             call.sent_us = now_us
             call.is_sent = True
             call.due_us = min(call.due_us or now_us + self.deadline_us, now_us + self.deadline_us)
-            self.links.call(arguments[0], hiredis.pack_command((b"EVALSHA", _take.SHA1, b"1", *arguments)), call)
+            self.links.call(arguments[0], _take.TAKE.call(*arguments), call)
             self.sent.append(call)
         self.links.flush()
         if self.timer is None and self.sent:
@@ -256,8 +256,7 @@ cdef class Leases:
             self._count(OK, <int64_t>(clock_us() - call.sent_us))
             self._take_answer(call, answer)
         elif isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOSCRIPT"):
-            self.links.call(
-                call.arguments[0], hiredis.pack_command((b"EVAL", _take.SCRIPT, b"1", *call.arguments)), call)
+            self.links.call(call.arguments[0], _take.TAKE.whole(*call.arguments), call)
             self.links.flush()
         else:
             self._fail(f"the store answered: {answer}", ERROR)

@@ -1,4 +1,4 @@
-"""What a node says to the fleet and hears from it, beside leases: signs of life, the secret, changes.
+"""What a node says to the fleet and hears from it, beside leases: signs of life and the secret.
 
 Each call is one script of one key, whose name the caller gives; all keys expire. Here are the arguments of
 these scripts as bytes, and their replies as values; StoreFault for a reply that is none.
@@ -15,17 +15,12 @@ from ratelimitd.fleet.script import Script
 
 NODES: Final = Script.load("nodes.lua")
 SECRET: Final = Script.load("secret.lua")
-CHANGES: Final = Script.load("changes.lua")
-RESET: Final = Script.load("reset.lua")
 
 NODES_KEPT_MS: Final = 3_600_000
 SECRET_KEPT_MS: Final = 7 * 86_400_000  # longer than a fleet is switched off and its longest windows
-RESET_KEPT_MS: Final = 60_000
-MOST_CHANGES: Final = 2_048
 SECRET_SIZE: Final = 16
 
 _SIGN: Final = struct.Struct("<8s5d")
-_ASKED: Final = struct.Struct("<4d")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,15 +32,6 @@ class Fleet:
     others_held_ms: int  # for how long a node has had the store that gave a sign while this one was away
     incarnation: int  # another one: the store has lost the list
     time_us: int  # the store's clock
-
-
-@dataclasses.dataclass(frozen=True)
-class Changes:
-    """What changed since the node last asked: (ms left, bytes) each."""
-
-    incarnation: int
-    newest: int
-    news: tuple[tuple[int, bytes], ...]
 
 
 def sign(node: bytes, nonce: int, held_ms: int, back_since_us: int, away_us: int = 0) -> bytes:
@@ -63,13 +49,6 @@ def offer(secret: bytes) -> tuple[bytes, bytes]:
     return secret, b"%d" % SECRET_KEPT_MS
 
 
-def changes(nonce: int, known: Changes | None, added: tuple[tuple[int, bytes], ...]) -> tuple[bytes, ...]:
-    """The arguments of CHANGES: tell what came after `known`, and add (ms, bytes) each."""
-    incarnation, newest = (known.incarnation, known.newest) if known else (0, 0)
-    pairs = (part for lasts_ms, text in added for part in (text, b"%d" % lasts_ms))
-    return _ASKED.pack(nonce, incarnation, newest, MOST_CHANGES), *pairs
-
-
 def read_fleet(reply: object) -> Fleet:
     if not isinstance(reply, list) or len(reply) != 5 or not all(isinstance(number, int) for number in reply):
         raise StoreFault(f"it answered a sign of life with {reply!r}, which is no answer")
@@ -80,14 +59,3 @@ def read_secret(reply: object) -> bytes:
     if not isinstance(reply, bytes) or len(reply) != SECRET_SIZE:
         raise StoreFault("it holds no hash secret of this program under our prefix: choose another prefix")
     return reply
-
-
-def read_changes(reply: object) -> Changes:
-    if not isinstance(reply, list) or len(reply) < 2 or len(reply) % 2:
-        raise StoreFault(f"it answered the question for changes with {reply!r}, which is no answer")
-    pairs = tuple(zip(reply[2::2], reply[3::2], strict=True))
-    if not all(isinstance(left_ms, int) and isinstance(text, bytes) for left_ms, text in pairs):
-        raise StoreFault(
-            "the list of changes under our prefix is none of this program: choose another prefix"
-        )
-    return Changes(int(reply[0]), int(reply[1]), pairs)

@@ -8,15 +8,13 @@ which only the script knows: a slot number is good for being sent back, and for 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import struct
-from importlib import resources
 from typing import Final, Self
 
 from ratelimitd.errors import StoreFault
+from ratelimitd.fleet.script import Script
 
-SCRIPT: Final = resources.files(__package__).joinpath("take.lua").read_bytes()
-SHA1: Final = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest().encode("ascii")
+TAKE: Final = Script.load("take.lua")
 CLOSED_SLOTS: Final = 31
 AHEAD_SLOTS: Final = 4
 LONGEST_LEASE_US: Final = 10_000_000

@@ -15,9 +15,9 @@ import pytest
 from tests.e2e.fleet import Fleet, Rate, assert_answers, assert_within, fleet_of, now_us
 from tests.e2e.trial import PATHS, RATE, Trial, assert_said
 from tests.fleet_load import BROKEN
-from tests.redis_faults import Doorkeeper, Way
 from tests.redis_servers import Redis
-from tests.servers import LOOPBACK, Nginx, free_port, wait_until
+from tests.servers import Nginx, free_port, wait_until
+from tests.store_proxy import Doorkeeper, StoreProxy
 
 
 @pytest.fixture
@@ -27,8 +27,8 @@ def redis(tmp_path: Path) -> Iterator[Redis]:
 
 
 @pytest.fixture
-def way(redis: Redis) -> Iterator[Way]:
-    with Way(redis.port) as way:
+def way(redis: Redis) -> Iterator[StoreProxy]:
+    with StoreProxy(redis.port) as way:
         yield way
 
 
@@ -73,27 +73,27 @@ def test_stopped_and_continued(tmp_path: Path, nginx: Nginx, redis: Redis) -> No
 
 
 @pytest.mark.slow
-def test_answers_after_a_second(tmp_path: Path, nginx: Nginx, way: Way) -> None:
+def test_answers_after_a_second(tmp_path: Path, nginx: Nginx, way: StoreProxy) -> None:
     with fleet_at(way.url, tmp_path, nginx) as fleet:
         trial = Trial(fleet, seconds=8)
         trial.pass_time()
         before = way.dials
-        way.late_s = 1.0
+        way.delay_replies(1.0)
         trial.lost()
         trial.pass_time(3)
-        way.late_s = 0.0
+        way.delay_replies(0.0)
         trial.back()
         trial.judge()
     assert way.dials - before <= most_dials(fleet, 3)
 
 
 @pytest.mark.slow
-def test_reset_in_the_middle_of_replies(tmp_path: Path, nginx: Nginx, way: Way) -> None:
+def test_reset_in_the_middle_of_replies(tmp_path: Path, nginx: Nginx, way: StoreProxy) -> None:
     """An outage for a moment: the connection is there again at once, and nothing was said twice."""
     with fleet_at(way.url, tmp_path, nginx) as fleet:
         trial = Trial(fleet)
         trial.pass_time()
-        way.cut(8)
+        way.cut_pieces(8)
         for node in fleet.nodes:
             wait_until(lambda node=node: len(node.events()) >= 2, "lost and back")  # type: ignore[misc]
         fleet.wait_store(up=True, within_s=3)
@@ -198,8 +198,7 @@ def test_absent_at_the_start(tmp_path: Path, nginx: Nginx, shared_secret: bool) 
     began = time.monotonic()
     with ExitStack() as stack:
         with Doorkeeper(free_port()) as door:
-            url = f"redis://{LOOPBACK}:{door.port}"
-            fleet = stack.enter_context(fleet_at(url, tmp_path, nginx, ready=False, options=options))
+            fleet = stack.enter_context(fleet_at(door.url, tmp_path, nginx, ready=False, options=options))
             trial = Trial(fleet)
             trial.lost()
             trial.pass_time()
@@ -228,10 +227,10 @@ def test_what_each_limit_does_without_it(tmp_path: Path, nginx: Nginx, redis: Re
 
 
 @pytest.mark.slow
-def test_a_worker_killed_while_it_waits(tmp_path: Path, nginx: Nginx, way: Way) -> None:
+def test_a_worker_killed_while_it_waits(tmp_path: Path, nginx: Nginx, way: StoreProxy) -> None:
     """Its own connections break; nobody else notices, and what it had asked for is not lost for long."""
     with fleet_at(way.url, tmp_path, nginx, workers=2, deadline_ms=500) as fleet:
-        way.late_s = 0.05
+        way.delay_replies(0.05)
         trial = Trial(fleet)
         trial.pass_time()
         victim = fleet.nodes[0].daemon.workers()[0]

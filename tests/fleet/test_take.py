@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ratelimitd.errors import StoreFault
-from ratelimitd.fleet.take import AHEAD_SLOTS, CLOSED_SLOTS, SCRIPT, Take, Taken
+from ratelimitd.fleet.take import AHEAD_SLOTS, CLOSED_SLOTS, TAKE, Take, Taken
 from tests.fleet.model import Model
 from tests.redis_servers import VERSIONS, Redis
 
@@ -35,10 +35,10 @@ class Script:
     the server's own expiry runs on the real clock."""
 
     def __init__(self, client: Any) -> None:
-        assert SCRIPT.count(CLOCK) == 1
+        assert TAKE.text.count(CLOCK) == 1
         self.client = client
         self.model = Model()
-        self._run = client.register_script(SCRIPT.replace(CLOCK, GIVEN))
+        self._run = client.register_script(TAKE.text.replace(CLOCK, GIVEN))
 
     def take(self, name: bytes, take: Take, now_us: int) -> list[int]:
         instant = struct.pack("<dd", *divmod(now_us, SECOND))
@@ -194,7 +194,7 @@ def test_a_failed_call_writes_nothing(client: Any) -> None:
     """A call that is no call ends in an error before the script's last command, its only write."""
     client.flushall()
     with pytest.raises(Exception, match=r"data string too short|unfinished|bad argument"):
-        client.eval(SCRIPT, 1, "k", b"short")
+        client.eval(TAKE.text, 1, "k", b"short")
     assert client.keys() == []
 
 
@@ -206,5 +206,5 @@ def test_what_is_no_answer_of_the_script(reply: Any) -> None:
 
 def test_a_key_of_one_slot_is_25_bytes(client: Any) -> None:
     client.flushall()
-    client.register_script(SCRIPT)(keys=["one"], args=Take(322_581, 10, 1, 0, 1, 0, 3).arguments())
+    client.register_script(TAKE.text)(keys=["one"], args=Take(322_581, 10, 1, 0, 1, 0, 3).arguments())
     assert len(client.get("one")) == 25
