@@ -4,7 +4,8 @@
  *
  * PATHS are separated by commas, an ADDRESS is IP:PORT; each has CONNECTIONS kept connections, dialled again
  * 50 ms after they were refused or closed, so nodes may die and come. Request i is sent to a random node of those
- * that have a free connection, as PATH?i=NUMBER. OUTPUT gets one Record for each request, in the order of their
+ * that have a free connection, on the one of its connections that has been free for longest, as PATH?i=NUMBER: one
+ * that was never used would be closed by the daemon after a while, perhaps just as a request is sent on it. OUTPUT gets one Record for each request, in the order of their
  * answers; status 0 is a connection that broke in the middle, 1 an answer that had not come 3 s after the end.
  */
 #define _GNU_SOURCE
@@ -79,7 +80,7 @@ static void close_connection(int number) {
     if (connection->state == BUSY) put_record(connection, 0);
     for (i = 0; connection->state == IDLE && i < idle_count[node]; i++)
         if (idle[node][i] == number) {
-            idle[node][i] = idle[node][--idle_count[node]];
+            memmove(idle[node] + i, idle[node] + i + 1, (size_t)(--idle_count[node] - i) * sizeof(int));
             break;
         }
     close(connection->fd);
@@ -133,7 +134,14 @@ static void read_answer(int number) {
     set_idle(number);
 }
 
-/* Sends one request on a random free connection; 0: there is none. */
+/* The connection of a node that has been free for longest. */
+static Connection *take_idle(int node) {
+    Connection *connection = &connections[idle[node][0]];
+    memmove(idle[node], idle[node] + 1, (size_t)--idle_count[node] * sizeof(int));
+    return connection;
+}
+
+/* Sends one request to a random node; 0: no connection is free. */
 static int send_request(uint32_t number) {
     int first = rand() % node_count, path = rand() % path_count, i, size, node = 0;
     Connection *connection;
@@ -141,7 +149,7 @@ static int send_request(uint32_t number) {
     for (i = 0; i < node_count; i++)
         if (idle_count[node = (first + i) % node_count]) break;
     if (i == node_count) return 0;
-    connection = &connections[idle[node][--idle_count[node]]];
+    connection = take_idle(node);
     connection->state = BUSY;
     connection->record = (Record){clock_us(CLOCK_REALTIME), 0, number, 0, (uint8_t)node, (uint8_t)path};
     connection->sent_us = clock_us(CLOCK_MONOTONIC);
