@@ -24,7 +24,8 @@ INSTALL = DESTDIR="$(abspath $(DESTDIR))" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCO
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-bare fuzz lint bench-quick bench-bodies install uninstall build clean
+.PHONY: help demo test test-slow test-bare fuzz lint bench-quick bench-bodies bench-fleet install uninstall
+.PHONY: build clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +60,9 @@ bench-quick: prepare-bench build-dev ## CPU per request beside nginx and HAProxy
 bench-bodies: prepare-bench build-dev ## CPU per gigabyte of large bodies beside nginx and HAProxy; under a minute
 	$(BIN)/python -m benchmarks.bodies
 
+bench-fleet: prepare-bench-fleet build-dev ## what a limit shared in Redis costs, beside nginx + Lua; under five minutes
+	$(BIN)/python -m benchmarks.fleet
+
 install: build ## the command, the systemd unit and a first configuration (DESTDIR=, PREFIX=/usr/local)
 	@$(INSTALL) scripts/install-system install
 
@@ -74,8 +78,8 @@ clean: ## removes everything that was built, .venv included
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # All at once, so that one line to run is enough for those who must run it themselves.
-.PHONY: prepare-test prepare-bench build-dev
-prepare-test prepare-bench:
+.PHONY: prepare-test prepare-bench prepare-bench-fleet build-dev
+prepare-test prepare-bench prepare-bench-fleet:
 	@PYTHON="$(PYTHON)" scripts/prepare build $(@:prepare-%=%)
 
 build-dev: .venv/.dev

@@ -8,7 +8,6 @@ most BAR times nginx in each of these, be nginx as it comes or streaming; 1: mor
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
@@ -18,8 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.bulk_origin import BODY_BYTES
+from benchmarks.costs import Cpu, pin, two_cpus
 from benchmarks.proxies import Proxy, running
-from benchmarks.quick import Cpu, pin
 from tests.servers import Process, free_port
 
 BAR: Final = 1.00
@@ -85,18 +84,15 @@ def run(directory: Path, origin: int, client_cpu: int, proxy_cpu: int) -> dict[s
 
 
 def main() -> int:
-    cpus = sorted(os.sched_getaffinity(0))
-    if len(cpus) < 2:
-        print("Two CPUs are needed: one for the proxies, one for curl and the origin.", file=sys.stderr)
-        return 2
+    client_cpu, proxy_cpu = two_cpus()
     started = time.monotonic()
     port = free_port()
     program = [sys.executable, str(Path(__file__).with_name("bulk_origin.py")), str(port)]
     with tempfile.TemporaryDirectory(prefix="ratelimitd-bench-") as name:
         with Process("origin", program, Path(name)) as origin:
             origin.wait_for_port(port)
-            pin([origin.pid], cpus[0])
-            costs = run(Path(name), port, cpus[0], cpus[1])
+            pin([origin.pid], client_cpu)
+            costs = run(Path(name), port, client_cpu, proxy_cpu)
     codes = [verdict(direction, of_direction) for direction, of_direction in costs.items()]
     print(f"\nThe bar is {BAR:.2f}; {time.monotonic() - started:.0f} s")
     return 1 if 1 in codes else max(codes)

@@ -12,12 +12,12 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from tests.daemon import COMMAND
+from tests.daemon import Daemon
 from tests.servers import LOOPBACK, Process, free_port
 
 # A browser's head: with the request line and Host, 11 fields and 669 bytes.
@@ -38,6 +38,9 @@ OTHER_LIMITS: Final = 17
 PATH: Final = "/catalogue/garden/chairs?page=3&sort=price"
 
 
+Served = tuple[Process, int]  # a program that was started, and the port on which it serves
+
+
 def request_headers(port: int) -> tuple[str, ...]:
     """The fields besides Host, the last one a cookie as long as the head needs it to be."""
     known = [f"GET {PATH} HTTP/1.1", f"Host: {LOOPBACK}:{port}", *HEADERS, "Cookie: session=", ""]
@@ -50,8 +53,10 @@ class Proxy:
     def __init__(self, name: str, process: Process, port: int) -> None:
         self.name = name
         self.port = port
-        self._process = process
+        self.process = process
         process.wait_for_port(port)
+        if isinstance(process, Daemon):
+            process.wait_ready()
 
     @property
     def url(self) -> str:
@@ -59,7 +64,7 @@ class Proxy:
 
     def pids(self) -> list[int]:
         """The process that was started and its children."""
-        pid = self._process.pid
+        pid = self.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return [pid, *map(int, children)]
 
@@ -71,9 +76,10 @@ def program(name: str) -> str:
     return found
 
 
-def ratelimitd(directory: Path, origin: int) -> tuple[Process, int]:
-    port = free_port()
+def ratelimitd(directory: Path, origin: int, store: str = "memory", trusted: str = "") -> Served:
+    """Where there is a `trusted` proxy, X-Forwarded-For tells who asks."""
     directory.mkdir()
+    proxies = f', trusted_proxies: ["{trusted}"]' if trusted else ""
     denied = directory / "denied.txt"
     denied.write_text("".join(f"10.{n >> 12}.{n >> 4 & 255}.{(n & 15) << 4}/28\n" for n in range(DENIED)))
     others = "".join(
@@ -82,21 +88,21 @@ def ratelimitd(directory: Path, origin: int) -> tuple[Process, int]:
     )
     configuration = directory / "ratelimitd.yaml"
     configuration.write_text(f"""
-workers: 1
-clients: {{deny: ["file:{denied}"]}}
-listen: [{{bind: "{LOOPBACK}:{port}"}}]
+clients: {{deny: ["file:{denied}"]{proxies}}}
 upstreams: {{origin: {{servers: ["http://{LOOPBACK}:{origin}"]}}}}
 limits:
   - {{name: per-client, per: client, rate: 1000M/10s}}
   - {{name: global, per: global, rate: 1000M/10s}}
   - {{name: per-agent, per: "header:user-agent", rate: 1000M/10s}}
-{others}log: {{access: none}}
-admin: {{bind: "{LOOPBACK}:{free_port()}"}}
+{others}store: {store}
+log: {{access: none}}
 """)
-    return Process("ratelimitd", [*COMMAND, "run", "-c", str(configuration)], directory), port
+    daemon = Daemon(directory, ["-c", str(configuration)])
+    return daemon, daemon.port
 
 
-def nginx(directory: Path, origin: int, buffering: str = "") -> tuple[Process, int]:
+def nginx_with(directory: Path, origin: int, *, main: str = "", http: str = "", location: str = "") -> Served:
+    """nginx with one worker before `origin`, and what it does besides."""
     port = free_port()
     directory.mkdir()
     user = "user root;" if os.geteuid() == 0 else ""
@@ -106,22 +112,17 @@ def nginx(directory: Path, origin: int, buffering: str = "") -> tuple[Process, i
     )
     configuration = directory / "nginx.conf"
     configuration.write_text(f"""
+{main}
 {user} daemon off; worker_processes 1; pid {directory}/nginx.pid; error_log stderr crit;
 events {{ worker_connections 4096; accept_mutex off; }}
 http {{
     access_log off; keepalive_requests 1000000000; {places}
-    client_max_body_size 0; {buffering}
-    limit_req_zone $binary_remote_addr zone=client:10m rate=1000000r/s;
-    limit_req_zone $server_name zone=global:1m rate=1000000r/s;
-    limit_req_zone $http_user_agent zone=agent:10m rate=1000000r/s;
-    limit_req_status 429;
+    client_max_body_size 0; {http}
     upstream origin {{ server {LOOPBACK}:{origin}; keepalive 64; keepalive_requests 1000000000; }}
     server {{
         listen {LOOPBACK}:{port} backlog=4096; server_name all;
         location / {{
-            limit_req zone=client burst=1000000 nodelay;
-            limit_req zone=global burst=1000000 nodelay;
-            limit_req zone=agent burst=1000000 nodelay;
+            {location}
             proxy_pass http://origin; proxy_http_version 1.1;
             proxy_set_header Connection ""; proxy_set_header Host $http_host;
             proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
@@ -134,11 +135,24 @@ http {{
     ), port
 
 
-def nginx_streaming(directory: Path, origin: int) -> tuple[Process, int]:
+def nginx(directory: Path, origin: int, buffering: str = "") -> Served:
+    zones = """
+    limit_req_zone $binary_remote_addr zone=client:10m rate=1000000r/s;
+    limit_req_zone $server_name zone=global:1m rate=1000000r/s;
+    limit_req_zone $http_user_agent zone=agent:10m rate=1000000r/s;
+    limit_req_status 429;"""
+    limits = """
+            limit_req zone=client burst=1000000 nodelay;
+            limit_req zone=global burst=1000000 nodelay;
+            limit_req zone=agent burst=1000000 nodelay;"""
+    return nginx_with(directory, origin, http=buffering + zones, location=limits)
+
+
+def nginx_streaming(directory: Path, origin: int) -> Served:
     return nginx(directory, origin, "proxy_buffering off; proxy_request_buffering off;")
 
 
-def haproxy(directory: Path, origin: int) -> tuple[Process, int]:
+def haproxy(directory: Path, origin: int) -> Served:
     port = free_port()
     directory.mkdir()
     configuration = directory / "haproxy.cfg"
@@ -165,13 +179,14 @@ backend origin
     return Process("haproxy", [program("haproxy"), "-db", "-f", str(configuration)], directory), port
 
 
-def relay(directory: Path, origin: int) -> tuple[Process, int]:
+def relay(directory: Path, origin: int) -> Served:
     port = free_port()
     script = Path(__file__).with_name("relay.py")
     return Process("relay", [sys.executable, str(script), str(port), str(origin)], directory), port
 
 
-STARTERS: Final = {
+Starter = Callable[[Path, int], Served]
+STARTERS: Final[dict[str, Starter]] = {
     "ratelimitd": ratelimitd,
     "nginx": nginx,
     "nginx again": nginx,
@@ -183,12 +198,14 @@ STARTERS: Final = {
 
 
 @contextmanager
-def running(directory: Path, origin: int, names: tuple[str, ...]) -> Iterator[list[Proxy]]:
+def running(
+    directory: Path, origin: int, names: Sequence[str], starters: Mapping[str, Starter] = STARTERS
+) -> Iterator[list[Proxy]]:
     """Those of these names, started."""
     with ExitStack() as stack:
         proxies = []
         for name in names:
-            process, port = STARTERS[name](directory / name.replace(" ", "-"), origin)
+            process, port = starters[name](directory / name.replace(" ", "-"), origin)
             stack.enter_context(process)
             proxies.append(Proxy(name, process, port))
         yield proxies

@@ -7,8 +7,9 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 SUMMARY: Final = Path(__file__).with_name("wrk_summary.lua")
@@ -39,13 +40,16 @@ def wrk(
     headers: Sequence[str] = (),
     prefix: Sequence[str] = (),
     rate: float = 0,
+    script: Path | None = None,
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> Wrk:
     """Runs wrk with one thread; `prefix` is a command to run it under, such as taskset. With a `rate`, that
-    many requests are sent per second, whatever the answers do, while connections are free."""
-    script = FIXED_RATE if rate else SUMMARY
+    many requests are sent per second, whatever the answers do, while connections are free. A `script` runs
+    wrk_summary.lua at its end, and finds `variables` in its environment."""
+    script = script or (FIXED_RATE if rate else SUMMARY)
     command = [*prefix, "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script)]
     command += [part for header in headers for part in ("-H", header)]
-    environ = os.environ | {"RATE": str(rate), "WRK_SUMMARY": str(SUMMARY)}
+    environ = os.environ | {"RATE": str(rate), "WRK_SUMMARY": str(SUMMARY), **variables}
     output = subprocess.run(
         [*command, url], capture_output=True, text=True, check=True, timeout=seconds + 20, env=environ
     ).stdout

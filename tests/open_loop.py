@@ -64,10 +64,11 @@ def open_loop(
     connections: int,
     critical: int = 10,
     prefix: Sequence[str] = (),
+    headers: Sequence[str] = (),
 ) -> Load:
     """`rate` requests a second, every `critical`th of them critical; 0: as fast as answers come."""
     numbers = [str(number) for number in (port, rate, seconds, connections, critical)]
-    command = [*prefix, str(_program()), *numbers]
+    command = [*prefix, str(_program()), *numbers, *headers]
     output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 30).stdout
     found = json.loads(output)
     return Load(Class(**found["sheddable"]), Class(**found["critical"]), found["p50_us"])
