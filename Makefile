@@ -24,7 +24,7 @@ INSTALL = DESTDIR="$(abspath $(DESTDIR))" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCO
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-bare fuzz lint bench-quick bench-bodies bench-fleet install uninstall
+.PHONY: help demo demo-fleet test test-slow test-bare fuzz lint bench-quick bench-bodies bench-fleet install uninstall
 .PHONY: build clean
 
 help: ## this list
@@ -32,6 +32,9 @@ help: ## this list
 
 demo: build ## a sample web server with ratelimitd before it; says what to try (Ctrl-C ends it)
 	@$(BIN)/ratelimitd demo
+
+demo-fleet: build .venv/.demo ## two of them before one web server, sharing a limit in a Valkey; says what to try
+	@$(BIN)/python -m ratelimitd.tools.demo_fleet
 
 test: prepare-test lint ## the gate: everything that must hold, in under five minutes
 	$(PYTEST) $(SHARED_RUN)
@@ -88,6 +91,10 @@ build-dev: .venv/.dev
 .venv/.runtime: pyproject.toml setup.py scripts/prepare scripts/install
 	@PYTHON="$(PYTHON)" scripts/prepare build
 	@PYTHON="$(PYTHON)" scripts/install .
+	@touch $@
+
+.venv/.demo: .venv/.runtime
+	@PYTHON="$(PYTHON)" scripts/install '.[demo]'
 	@touch $@
 
 .venv/.dev: .venv/.runtime

@@ -15,7 +15,7 @@ _MEANINGS: Final = {
     "WRONGPASS": "refuses the user or the password: correct store_options.username and password_file",
     "NOAUTH": "asks for a password: name a file that has it in store_options.password_file",
     "NOPERM": "does not allow its user what is needed: on the keys of store_options.prefix `+evalsha +eval "
-    "+get +set +time`, and `+ping +auth +info`, for a cluster also `+cluster|slots`",
+    "+get +set +time`, and `+ping +info`, for a cluster also `+cluster|slots +cluster|info`",
     "LOADING": "is still loading its data: it is asked again until it is done",
     "READONLY": "is a replica, which takes no writes: name its master, or let redis+sentinel:// find it",
     "MASTERDOWN": "is a replica that has lost its master: name the master that is in charge now",

@@ -30,7 +30,7 @@ LOOPBACK: Final = "127.0.0.1"
 PORT: Final = 8_080
 ADMIN_PORT: Final = 10_429
 LIMIT: Final = "20/10s"
-_READY_WITHIN_S: Final = 30.0
+READY_WITHIN_S: Final = 30.0
 
 TEXT: Final = """
   A sample web server is running, with ratelimitd before it: {limit} for each client.
@@ -61,9 +61,9 @@ TEXT: Final = """
 
 def main() -> int:
     """Serves until a signal ends it; the exit code is that of `ratelimitd run`."""
-    with _sample_server() as upstream:
-        address = f"{LOOPBACK}:{_port(PORT)}"
-        admin = f"{LOOPBACK}:{_port(ADMIN_PORT)}"
+    with sample_server() as upstream:
+        address = f"{LOOPBACK}:{free_port(PORT)}"
+        admin = f"{LOOPBACK}:{free_port(ADMIN_PORT)}"
         threading.Thread(target=_announce, args=(address, admin), daemon=True).start()
         return supervisor.run(_config(address, admin, upstream), None)
 
@@ -85,7 +85,7 @@ def _config(address: str, admin: str, upstream: str) -> model.Config:
 
 
 @contextmanager
-def _sample_server() -> Iterator[str]:
+def sample_server() -> Iterator[str]:
     """The URL of a sample web server that lives as long as the context."""
     server = subprocess.Popen(
         [sys.executable, "-P", "-m", "ratelimitd.tools.sample_server"],
@@ -103,7 +103,7 @@ def _sample_server() -> Iterator[str]:
         server.stdin.close()
 
 
-def _port(wanted: int) -> int:
+def free_port(wanted: int) -> int:
     """`wanted`, or any free port when somebody listens there."""
     for port in (wanted, 0):
         with closing(socket.socket()) as probe:
@@ -118,23 +118,28 @@ def _port(wanted: int) -> int:
 
 def _announce(address: str, admin: str) -> None:
     """Prints what to try, once the daemon is ready; says nothing when it never is."""
-    deadline = time.monotonic() + _READY_WITHIN_S
+    deadline = time.monotonic() + READY_WITHIN_S
     while time.monotonic() < deadline:
-        try:
-            with closing(http.client.HTTPConnection(admin, timeout=1)) as connection:
-                connection.request("GET", "/readyz")
-                if connection.getresponse().status == http.client.OK:
-                    text = TEXT.format(address=address, admin=admin, limit=LIMIT, program=_program())
-                    print(text, flush=True)
-                    return
-        except OSError:
-            pass
+        if is_ready(admin):
+            text = TEXT.format(address=address, admin=admin, limit=LIMIT, program=program())
+            print(text, flush=True)
+            return
         time.sleep(0.05)
 
 
-def _program() -> str:
+def is_ready(admin: str) -> bool:
+    """Whether the daemon with this admin address serves."""
+    try:
+        with closing(http.client.HTTPConnection(admin, timeout=1)) as connection:
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status == http.client.OK
+    except OSError:
+        return False
+
+
+def program() -> str:
     """How the operator calls this program."""
-    program = Path(sys.argv[0])
-    if program.name != "ratelimitd":
-        return "python3 -m ratelimitd"
-    return "ratelimitd" if shutil.which("ratelimitd") else os.path.relpath(program)
+    if shutil.which("ratelimitd"):
+        return "ratelimitd"
+    script = Path(sys.executable).with_name("ratelimitd")
+    return os.path.relpath(script) if script.exists() else "python3 -m ratelimitd"

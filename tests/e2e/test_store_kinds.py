@@ -5,10 +5,12 @@ The user of the store has exactly the rights that the manual names, and none for
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -18,8 +20,12 @@ from tests.e2e.trial import PATHS, RATE, Trial
 from tests.redis_servers import VERSIONS, Cluster, Redis, Sentinels
 from tests.servers import LOOPBACK, Nginx, free_port
 
-_COMMANDS = ("evalsha", "eval", "get", "set", "time", "ping", "hello", "auth", "info")  # as in the manual
-RIGHTS = ("~rl:*", "-@all", *(f"+{command}" for command in _COMMANDS))
+PASSWORD = "a secret: with spaces"
+MANUAL = Path(__file__).parents[2] / "docs" / "fleet.md"
+# What the manual has the operator type: for every server; with a database; in a cluster; for Sentinels.
+SERVER, DATABASE, CLUSTER, SENTINEL = re.findall(
+    r"^ACL SETUSER ratelimitd (.*?)(?: +#.*)?$", MANUAL.read_text(), re.MULTILINE
+)
 LONGEST_S = 60  # that a key of these limits may stay
 
 
@@ -35,6 +41,25 @@ def shares(fleet: Fleet) -> None:
 def two_nodes(directory: Path, nginx: Nginx, url: str, options: str = "") -> Iterator[Fleet]:
     with fleet_of(directory, nginx.url, url, [RATE], options=options) as fleet:
         yield fleet
+
+
+def allow(client: Any, *rights: str) -> None:
+    """Makes the user of the manual, with these of its lines."""
+    words = [word for line in rights for word in line.split()]
+    words = [word.replace("PASSWORD", PASSWORD) for word in words]
+    client.execute_command("ACL", "SETUSER", "ratelimitd", *words)
+
+
+def as_user(directory: Path) -> str:
+    """The options that name it."""
+    file = directory / "password"
+    file.write_text(f"{PASSWORD}\n")
+    return f", username: ratelimitd, password_file: {file}"
+
+
+def assert_nothing_denied(client: Any) -> None:
+    """Nothing was asked that the rights do not allow."""
+    assert client.execute_command("ACL", "LOG") == []
 
 
 def assert_only_ours(client: Any) -> None:
@@ -54,17 +79,14 @@ OTHERS = [pytest.param(version, marks=pytest.mark.slow) for version in VERSIONS[
 
 @pytest.mark.parametrize("version", [*OTHERS, VERSIONS[-1]])
 def test_a_user_with_the_rights_of_the_manual(tmp_path: Path, nginx: Nginx, version: str) -> None:
-    password = tmp_path / "password"
-    password.write_text("a secret: with spaces\n")
     with Redis(tmp_path / "redis", version) as redis, redis.client() as client:
         client.execute_command("ACL", "SETUSER", "default", "off")
-        client.execute_command("ACL", "SETUSER", "limiter", "on", ">a secret: with spaces", *RIGHTS)
-        options = f", username: limiter, password_file: {password}"
-        with two_nodes(tmp_path, nginx, redis.url, options) as fleet:
+        allow(client, SERVER, DATABASE)
+        with two_nodes(tmp_path, nginx, f"{redis.url}/2", as_user(tmp_path)) as fleet:
             shares(fleet)
+            client.select(2)
             assert_only_ours(client)
-            denied = client.execute_command("ACL", "LOG")
-    assert denied == [], "nothing was asked that the rights do not allow"
+            assert_nothing_denied(client)
 
 
 @pytest.mark.slow
@@ -97,18 +119,32 @@ def test_over_tls(tmp_path: Path, nginx: Nginx) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_behind_sentinels(tmp_path: Path, nginx: Nginx, version: str) -> None:
     with Sentinels(tmp_path / "redis", version) as sentinels:
-        with two_nodes(tmp_path, nginx, sentinels.url) as fleet:
+        for server in sentinels.servers:
+            with server.client() as client:
+                allow(client, SERVER)
+        for sentinel in sentinels.sentinels:
+            with sentinel.client() as client:
+                allow(client, SENTINEL)
+        url = sentinels.url.replace("://", f"://ratelimitd:{quote(PASSWORD)}@")
+        with two_nodes(tmp_path, nginx, url, as_user(tmp_path)) as fleet:
             shares(fleet)
+            with sentinels.master.client() as client:
+                assert_only_ours(client)
+                assert_nothing_denied(client)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS)
 def test_in_a_cluster(tmp_path: Path, nginx: Nginx, version: str) -> None:
     with Cluster(tmp_path / "redis", version) as cluster:
-        with two_nodes(tmp_path, nginx, cluster.url) as fleet:
+        for master in cluster.masters:
+            with master.client() as client:
+                allow(client, SERVER, CLUSTER)
+        with two_nodes(tmp_path, nginx, cluster.url, as_user(tmp_path)) as fleet:
             shares(fleet)
             for master in cluster.masters:
                 with master.client() as client:
+                    assert_nothing_denied(client)
                     keys = client.keys("*")
                     assert all(key.startswith(b"rl:{") for key in keys)
                     assert all(client.pttl(key) > 0 for key in keys)

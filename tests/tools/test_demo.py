@@ -14,6 +14,7 @@ import pytest
 
 from tests.daemon import COMMAND
 from tests.servers import Process, wait_until
+from tests.tools.demos import shell, text
 
 # Two that start at the same moment may choose the same port: these run alone.
 pytestmark = pytest.mark.timing
@@ -23,21 +24,6 @@ pytestmark = pytest.mark.timing
 def demo(tmp_path: Path) -> Iterator[Process]:
     with Process("demo", [*COMMAND, "demo"], tmp_path) as process:
         yield process
-
-
-def text(demo: Process) -> str:
-    """What it prints once it is ready."""
-
-    def printed() -> str | None:
-        assert demo.exit_code is None, demo.stderr
-        return demo.stdout if "Ctrl-C" in demo.stdout else None
-
-    return wait_until(printed, "the demo says what to try", 20)
-
-
-def shell(command: str) -> str:
-    command_line = ["sh", "-c", command]
-    return subprocess.run(command_line, capture_output=True, text=True, timeout=30, check=True).stdout
 
 
 def test_what_it_says_is_what_happens(demo: Process) -> None:
