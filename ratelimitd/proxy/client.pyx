@@ -208,7 +208,7 @@ cdef class ClientConnection(Limiting):
         self.bytes_in = end - self.at
         status = head.parse_request(self.buffer, self.at, end, policy.target_bound)
         if policy.log is not None:
-            self.keep_head(head)
+            self.keep_head(head, self.buffer)
         if status:
             self.refuse(status, head.fault.decode())
             return True
