@@ -160,9 +160,19 @@ class Sentinels:
     def failover(self) -> Redis:
         """Has the replica made the master, and gives it; the one before stays, as its replica."""
         before = self.master
-        with self.sentinels[0].client() as client:
-            client.execute_command("SENTINEL", "FAILOVER", self.NAME)
+        wait_until(self._is_promoted, "a Sentinel finds the replica good enough", 20)
         return self.wait_failed_over(before)
+
+    def _is_promoted(self) -> bool:
+        """The first Sentinel refuses while it has not heard of the replica lately."""
+        with self.sentinels[0].client() as client:
+            try:
+                client.execute_command("SENTINEL", "FAILOVER", self.NAME)
+            except redis.ResponseError as error:
+                if str(error).startswith("NOGOODSLAVE"):
+                    return False
+                raise
+        return True
 
     def wait_failed_over(self, before: Redis, timeout_s: float = 30) -> Redis:
         """The master that comes after `before`, when it takes writes and all Sentinels say so."""

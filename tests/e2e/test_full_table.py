@@ -20,10 +20,11 @@ from tests.daemon import Daemon
 from tests.servers import LOOPBACK, Nginx
 
 FILE = """
-upstreams: {web: {servers: ["%s"]}}
+upstreams: {web: {servers: ["%s"], concurrency: unlimited}}
 clients: {trusted_proxies: [127.0.0.0/8]}
 limits: [{name: per-client, per: client, rate: 5/1h}]
 store_options: {entries: %d}
+shedding: {cpu_pressure: {signal: none}}
 log: {access: none}
 """
 CONNECTIONS = 4
