@@ -5,21 +5,19 @@
  * PATHS are separated by commas, an ADDRESS is IP:PORT; each has CONNECTIONS kept connections, dialled again
  * 50 ms after they were refused or closed, so nodes may die and come. Request i is sent to a random node of those
  * that have a free connection, on the one of its connections that has been free for longest, as PATH?i=NUMBER: one
- * that was never used would be closed by the daemon after a while, perhaps just as a request is sent on it. OUTPUT gets one Record for each request, in the order of their
- * answers; status 0 is a connection that broke in the middle, 1 an answer that had not come 3 s after the end.
+ * that was never used would be closed by the daemon after a while, perhaps just as a request is sent on it. OUTPUT
+ * gets one Record for each request, in the order of their answers; status 0 is a connection that broke in the
+ * middle, 1 an answer that had not come 3 s after the end.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/tcp.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "load.h"
 
 enum { BUFFER = 4096, EVENTS = 256, MOST_NODES = 64, MOST_PATHS = 256, REDIAL_US = 50000 };
 enum { CLOSED, CONNECTING, IDLE, BUSY };
@@ -43,17 +41,6 @@ static const char *paths[MOST_PATHS];
 static int *idle[MOST_NODES], idle_count[MOST_NODES], node_count, path_count, poller;
 static Connection *connections;
 static FILE *output;
-
-static int64_t clock_us(clockid_t id) {
-    struct timespec now;
-    clock_gettime(id, &now);
-    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
-}
-
-static void fail(const char *what) {
-    perror(what);
-    exit(1);
-}
 
 static void dial(int number) {
     Connection *connection = &connections[number];
@@ -109,17 +96,6 @@ static void finish_dial(int number) {
     set_idle(number);
 }
 
-/* Whether the answer that is being read is whole. */
-static int is_whole(Connection *connection) {
-    char *end, *length;
-    connection->data[connection->filled] = 0;
-    end = strstr(connection->data, "\r\n\r\n");
-    if (!end) return 0;
-    length = strcasestr(connection->data, "\r\ncontent-length:");
-    if (!length || length > end) return 1;
-    return connection->filled >= end + 4 - connection->data + atoi(length + 17);
-}
-
 static void read_answer(int number) {
     Connection *connection = &connections[number];
     ssize_t n = read(connection->fd, connection->data + connection->filled, BUFFER - 1 - connection->filled);
@@ -129,7 +105,7 @@ static void read_answer(int number) {
         return;
     }
     connection->filled += n;
-    if (connection->state != BUSY || !is_whole(connection)) return;
+    if (connection->state != BUSY || !is_whole_answer(connection->data, connection->filled)) return;
     put_record(connection, atoi(connection->data + 9));
     set_idle(number);
 }

@@ -6,15 +6,14 @@ when its request was sent, how long it took and who gave it.
 
 from __future__ import annotations
 
-import functools
 import struct
-import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from tests.compiled import compiled
 from tests.servers import Process
 
 SOURCE: Final = Path(__file__).with_name("fleet_load.c")
@@ -52,7 +51,7 @@ class FleetLoad(Process):
         self._output = Path(tempfile.mkstemp(prefix="answers-", dir=directory)[1])
         self._seconds = seconds
         numbers = [str(number) for number in (rate, seconds, connections, seed)]
-        command = [str(_program()), str(self._output), *numbers, ",".join(paths), *addresses]
+        command = [str(compiled(SOURCE)), str(self._output), *numbers, ",".join(paths), *addresses]
         super().__init__("load", command, directory)
 
     def answers(self) -> list[Answer]:
@@ -69,10 +68,3 @@ def wait_quantile_us(answers: Sequence[Answer], part: float) -> int:
     """The wait that `part` of the answers did not exceed."""
     waits = sorted(answer.wait_us for answer in answers)
     return waits[min(len(waits) - 1, int(len(waits) * part))]
-
-
-@functools.cache
-def _program() -> Path:
-    target = Path(tempfile.mkdtemp(prefix="ratelimitd-test-")) / "fleet_load"
-    subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(target), str(SOURCE)], check=True)
-    return target

@@ -14,14 +14,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "load.h"
 
 enum { BUFFER = 8192, EVENTS = 512, QUARTERS = 4096 };
 
@@ -46,14 +43,7 @@ static int request_size[2];
 static int64_t start_us, most_waits;
 
 static int64_t now_us(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
-}
-
-static void fail(const char *what) {
-    perror(what);
-    exit(1);
+    return clock_us(CLOCK_MONOTONIC);
 }
 
 static void open_connection(int number) {
@@ -95,17 +85,6 @@ static void count_answer(Connection *connection) {
     }
 }
 
-/* Whether the answer that is being read is whole. */
-static int is_whole(Connection *connection) {
-    char *end, *length;
-    connection->data[connection->filled] = 0;
-    end = strstr(connection->data, "\r\n\r\n");
-    if (!end) return 0;
-    length = strcasestr(connection->data, "\r\ncontent-length:");
-    if (!length || length > end) return 1;
-    return connection->filled >= end + 4 - connection->data + atoi(length + 17);
-}
-
 static void read_answer(int number) {
     Connection *connection = &connections[number];
     ssize_t n = read(connection->fd, connection->data + connection->filled, BUFFER - 1 - connection->filled);
@@ -123,7 +102,7 @@ static void read_answer(int number) {
         return;
     }
     connection->filled += n;
-    if (!connection->busy || !is_whole(connection)) return;
+    if (!connection->busy || !is_whole_answer(connection->data, connection->filled)) return;
     count_answer(connection);
     connection->filled = connection->busy = 0;
     idle[idle_count++] = number;

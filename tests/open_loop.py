@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
+
+from tests.compiled import compiled
 
 SOURCE: Final = Path(__file__).with_name("open_loop.c")
 
@@ -49,13 +49,6 @@ class Load:
         return self.sheddable.refused + self.critical.refused
 
 
-@functools.cache
-def _program() -> Path:
-    target = Path(tempfile.mkdtemp(prefix="ratelimitd-test-")) / "open_loop"
-    subprocess.run(["cc", "-O2", "-Wall", "-Werror", "-o", str(target), str(SOURCE)], check=True)
-    return target
-
-
 def open_loop(
     port: int,
     *,
@@ -68,7 +61,7 @@ def open_loop(
 ) -> Load:
     """`rate` requests a second, every `critical`th of them critical; 0: as fast as answers come."""
     numbers = [str(number) for number in (port, rate, seconds, connections, critical)]
-    command = [*prefix, str(_program()), *numbers, *headers]
+    command = [*prefix, str(compiled(SOURCE)), *numbers, *headers]
     output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 30).stdout
     found = json.loads(output)
     return Load(Class(**found["sheddable"]), Class(**found["critical"]), found["p50_us"])

@@ -73,6 +73,8 @@ class Redis(Process):
         """Once more at the same place after it has ended, with an empty memory."""
         super().__init__("redis", self._command, self._directory)
         self.wait_for_port(self.port)
+        if "--sentinel" not in self._command:  # its Unix socket comes after its port
+            wait_until(lambda: "Ready to accept connections" in self.stdout, "the server is ready")
 
     def kill(self) -> None:
         """Gone at once, as after a loss of power."""

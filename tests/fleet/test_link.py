@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import hiredis
 import pytest
-import uvloop
 from redis.exceptions import ConnectionError as NotIn
 
 from ratelimitd.errors import StoreFault
 from ratelimitd.fleet.link import Link
 from ratelimitd.fleet.topology_values import Credentials, StoreServer
 from tests.certificates import Authority
+from tests.fleet.owners import Owner, packed, run_with
 from tests.redis_servers import VERSIONS, Redis, tls_options
 from tests.servers import LOOPBACK, free_port, wait_until
 from tests.store_proxy import StoreProxy
@@ -24,34 +24,21 @@ from tests.store_proxy import StoreProxy
 NOTHING = Credentials()
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
-    with Redis(tmp_path_factory.mktemp("redis")) as server:
-        yield server
-
-
-class Owner:
-    """Whoever makes calls: keeps all that it is told."""
+class Caller(Owner):
+    """Whoever makes calls."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.answers: list[tuple[Any, Any]] = []
-        self.faults: list[StoreFault] = []
         self.links: list[Link] = []
-        self._told = asyncio.Event()
+
+    def close(self) -> None:
+        for link in self.links:
+            link.close()
 
     def answered(self, token: Any, reply: Any) -> None:
         self.answers.append((token, reply))
-        self._told.set()
-
-    def lost(self, fault: StoreFault) -> None:
-        self.faults.append(fault)
-        self._told.set()
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
-            while not condition():
-                self._told.clear()
-                await self._told.wait()
+        self.tell()
 
     async def open(
         self,
@@ -68,21 +55,8 @@ class Owner:
         return link
 
 
-def command(*words: str) -> bytes:
-    return bytes(hiredis.pack_command(cast("Any", words)))
-
-
-def run(test: Callable[[Owner], Awaitable[None]]) -> None:
-    async def main() -> None:
-        owner = Owner()
-        try:
-            await test(owner)
-        finally:
-            for link in owner.links:
-                link.close()
-            await asyncio.sleep(0)
-
-    uvloop.run(main())
+def run(test: Callable[[Caller], Awaitable[None]]) -> None:
+    run_with(Caller, test)
 
 
 def refused(
@@ -91,7 +65,7 @@ def refused(
     """What the operator reads when no link is opened."""
     found = ""
 
-    async def test(owner: Owner) -> None:
+    async def test(owner: Caller) -> None:
         nonlocal found
         with pytest.raises(StoreFault) as fault:
             await owner.open(port, credentials, host, path, within_s)
@@ -105,10 +79,10 @@ def refused(
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_answers_come_in_the_order_of_the_calls(version: str, tmp_path: Path) -> None:
-    async def test(owner: Owner) -> None:
+    async def test(owner: Caller) -> None:
         link = await owner.open(server.port)
         for number in range(1000):
-            link.call(command("INCR", "count"), number)
+            link.call(packed("INCR", "count"), number)
         assert link.pending == 1000
         link.flush()
         await owner.until(lambda: len(owner.answers) == 1000)
@@ -120,10 +94,10 @@ def test_answers_come_in_the_order_of_the_calls(version: str, tmp_path: Path) ->
 
 
 def test_nothing_is_written_before_the_flush(redis: Redis) -> None:
-    async def test(owner: Owner) -> None:
+    async def test(owner: Caller) -> None:
         link, other = await owner.open(redis.port), await owner.open(redis.port)
-        link.call(command("SET", "flushed", "1"), "set")
-        other.call(command("EXISTS", "flushed"), "before")
+        link.call(packed("SET", "flushed", "1"), "set")
+        other.call(packed("EXISTS", "flushed"), "before")
         other.flush()
         await owner.until(lambda: len(owner.answers) == 1)
         link.flush()
@@ -134,10 +108,10 @@ def test_nothing_is_written_before_the_flush(redis: Redis) -> None:
 
 
 def test_an_error_is_an_answer_like_others(redis: Redis) -> None:
-    async def test(owner: Owner) -> None:
+    async def test(owner: Caller) -> None:
         link = await owner.open(redis.port)
-        link.call(command("EVALSHA", "0" * 40, "0"), "script")
-        link.call(command("PING"), "ping")
+        link.call(packed("EVALSHA", "0" * 40, "0"), "script")
+        link.call(packed("PING"), "ping")
         link.flush()
         await owner.until(lambda: len(owner.answers) == 2)
         (_, error), answer = owner.answers
@@ -150,17 +124,17 @@ def test_an_error_is_an_answer_like_others(redis: Redis) -> None:
 
 
 def test_a_lost_connection_is_told_once_and_its_calls_to_nobody(tmp_path: Path) -> None:
-    async def test(owner: Owner) -> None:
+    async def test(owner: Caller) -> None:
         with Redis(tmp_path) as server:
             link = await owner.open(server.port)
-            link.call(command("BLPOP", "nothing", "0"), "waits")
+            link.call(packed("BLPOP", "nothing", "0"), "waits")
             link.flush()
             asking = asyncio.ensure_future(link.ask(asyncio.get_running_loop(), "PING"))
             await asyncio.sleep(0)
         await owner.until(lambda: bool(owner.faults))
         with pytest.raises(StoreFault, match="ended the connection"):
             await asking
-        link.call(command("PING"), "afterwards")
+        link.call(packed("PING"), "afterwards")
         link.flush()
         await asyncio.sleep(0.01)
         assert not link.is_open
@@ -171,9 +145,9 @@ def test_a_lost_connection_is_told_once_and_its_calls_to_nobody(tmp_path: Path) 
 
 
 def test_whoever_closes_is_told_nothing(redis: Redis) -> None:
-    async def test(owner: Owner) -> None:
+    async def test(owner: Caller) -> None:
         link = await owner.open(redis.port)
-        link.call(command("PING"), "ping")
+        link.call(packed("PING"), "ping")
         link.flush()
         link.close()
         await asyncio.sleep(0.05)
@@ -184,11 +158,11 @@ def test_whoever_closes_is_told_nothing(redis: Redis) -> None:
 
 
 def test_a_reply_that_is_cut_is_none(redis: Redis) -> None:
-    async def test(owner: Owner) -> None:
+    async def test(owner: Caller) -> None:
         with StoreProxy(redis.port) as way:
             link = await owner.open(way.port)
             way.cut_after(3)
-            link.call(command("GET", "nothing"), "cut")  # $-1\r\n
+            link.call(packed("GET", "nothing"), "cut")  # $-1\r\n
             link.flush()
             await owner.until(lambda: bool(owner.faults))
             assert owner.answers == []
@@ -200,11 +174,11 @@ def test_a_reply_that_is_cut_is_none(redis: Redis) -> None:
 def test_a_call_is_never_repeated(redis: Redis) -> None:
     """The server did it, the answer was lost: who asks again decides that himself."""
 
-    async def test(owner: Owner) -> None:
+    async def test(owner: Caller) -> None:
         with StoreProxy(redis.port) as way:
             link = await owner.open(way.port)
             way.swallow_replies()
-            link.call(command("INCR", "once"), "incr")
+            link.call(packed("INCR", "once"), "incr")
             link.flush()
             with redis.client() as client:
                 async with asyncio.timeout(10):
@@ -218,7 +192,7 @@ def test_a_call_is_never_repeated(redis: Redis) -> None:
 
 
 def test_what_is_no_reply_ends_the_link() -> None:
-    async def test(owner: Owner) -> None:
+    async def test(owner: Caller) -> None:
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"PING\r\n")
             writer.write(b"+PONG\r\n")
@@ -230,7 +204,7 @@ def test_what_is_no_reply_ends_the_link() -> None:
         port = free_port()
         async with await asyncio.start_server(answer, LOOPBACK, port):
             link = await owner.open(port)
-            link.call(command("PING"), "ping")
+            link.call(packed("PING"), "ping")
             link.flush()
             await owner.until(lambda: bool(owner.faults))
             await asyncio.sleep(0.05)  # the connection ends after that, too
@@ -243,7 +217,7 @@ def test_what_is_no_reply_ends_the_link() -> None:
 
 
 def test_an_answer_that_nobody_asked_for_ends_the_link() -> None:
-    async def test(owner: Owner) -> None:
+    async def test(owner: Caller) -> None:
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"PING\r\n")
             writer.write(b"+PONG\r\n+PONG\r\n")
@@ -263,7 +237,7 @@ def test_user_and_password(tmp_path: Path) -> None:
     options = ["--user", "limiter", "on", ">right", "~rl:*", "-@all", "+evalsha", "+eval", "+get", "+set"]
     options += ["+time", "+ping", "+auth", "+info", "--requirepass", "default password"]
 
-    async def test(owner: Owner) -> None:
+    async def test(owner: Caller) -> None:
         for credentials in (
             Credentials(username="limiter", password="right"),
             Credentials(password="default password", database=3),
@@ -302,7 +276,7 @@ def test_nobody_is_there(tmp_path: Path) -> None:
 
 
 def test_nobody_answers(redis: Redis) -> None:
-    async def test(owner: Owner) -> None:
+    async def test(owner: Caller) -> None:
         with StoreProxy(redis.port) as way:
             way.black_hole()
             server = StoreServer(LOOPBACK, way.port)
@@ -329,9 +303,9 @@ def test_no_room_for_another_connection(tmp_path: Path) -> None:
 def test_a_unix_socket(version: str, tmp_path: Path) -> None:
     path = tmp_path / "redis.socket"
 
-    async def test(owner: Owner) -> None:
+    async def test(owner: Caller) -> None:
         link = await owner.open(path=str(path))
-        link.call(command("PING"), "ping")
+        link.call(packed("PING"), "ping")
         link.flush()
         await owner.until(lambda: bool(owner.answers))
         assert owner.answers == [("ping", b"PONG")]
@@ -344,10 +318,10 @@ def test_tls(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "authority")
     trusting = Credentials(tls=True, ca_file=str(authority.file))
 
-    async def test(owner: Owner) -> None:
+    async def test(owner: Caller) -> None:
         link = await owner.open(server.port, trusting)
         for number in range(100):
-            link.call(command("ECHO", "x" * 10_000), number)
+            link.call(packed("ECHO", "x" * 10_000), number)
         link.flush()
         await owner.until(lambda: len(owner.answers) == 100)
         assert owner.answers == [(number, b"x" * 10_000) for number in range(100)]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import hiredis
 import pytest
-import uvloop
 from redis.crc import key_slot
 
 from ratelimitd.config.model import StoreOptions
@@ -17,6 +15,7 @@ from ratelimitd.errors import StoreFault
 from ratelimitd.fleet.links import Links
 from ratelimitd.fleet.topology import finder
 from ratelimitd.fleet.topology_values import Credentials, StoreServer, Topology
+from tests.fleet.owners import Owner, packed, run_with
 from tests.redis_servers import Cluster, Redis
 from tests.servers import LOOPBACK, free_port
 from tests.store_proxy import StoreProxy
@@ -25,38 +24,24 @@ NOTHING = Credentials()
 KEYS = [b"rl:{per-client:10s:%016x}" % number for number in range(300)]
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
-    with Redis(tmp_path_factory.mktemp("redis")) as server:
-        yield server
-
-
-class Owner:
-    """A worker: its links, and all that it was told."""
+class Worker(Owner):
+    """A worker and its links."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.answers: dict[Any, Any] = {}
-        self.faults: list[StoreFault] = []
-        self.links = Links(asyncio.get_running_loop(), self._answered, self._lost)
-        self._told = asyncio.Event()
+        self.links = Links(asyncio.get_running_loop(), self._answered, self.lost)
+
+    def close(self) -> None:
+        self.links.close()
 
     def _answered(self, token: Any, reply: Any) -> None:
         assert token not in self.answers
         self.answers[token] = reply
-        self._told.set()
-
-    def _lost(self, fault: StoreFault) -> None:
-        self.faults.append(fault)
-        self._told.set()
+        self.tell()
 
     def is_ready(self) -> bool:
         return self.links.ready
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
-            while not condition():
-                self._told.clear()
-                await self._told.wait()
 
     async def take(self, *ports: int, within_s: float = 5) -> None:
         topology = Topology(tuple(StoreServer(LOOPBACK, port) for port in ports))
@@ -69,24 +54,12 @@ class Owner:
         return self.answers.pop(token)
 
 
-def packed(*words: str | bytes) -> bytes:
-    return bytes(hiredis.pack_command(cast("Any", words)))
-
-
-def run(test: Callable[[Owner], Awaitable[None]]) -> None:
-    async def main() -> None:
-        owner = Owner()
-        try:
-            await test(owner)
-        finally:
-            owner.links.close()
-            await asyncio.sleep(0)
-
-    uvloop.run(main())
+def run(test: Callable[[Worker], Awaitable[None]]) -> None:
+    run_with(Worker, test)
 
 
 def test_calls_go_nowhere_before_there_are_links() -> None:
-    async def test(owner: Owner) -> None:
+    async def test(owner: Worker) -> None:
         owner.links.call(KEYS[0], packed("PING"), "ping")
         owner.links.flush()
         assert not owner.is_ready()
@@ -96,7 +69,7 @@ def test_calls_go_nowhere_before_there_are_links() -> None:
 
 
 def test_the_same_place_again_dials_nobody(redis: Redis) -> None:
-    async def test(owner: Owner) -> None:
+    async def test(owner: Worker) -> None:
         with StoreProxy(redis.port) as way:
             await asyncio.gather(*(owner.take(way.port) for _ in range(5)))
             await owner.take(way.port)
@@ -108,7 +81,7 @@ def test_the_same_place_again_dials_nobody(redis: Redis) -> None:
 
 
 def test_a_lost_link_is_dialled_when_it_is_told_where(redis: Redis) -> None:
-    async def test(owner: Owner) -> None:
+    async def test(owner: Worker) -> None:
         with StoreProxy(redis.port) as way:
             await owner.take(way.port)
             way.cut()
@@ -125,7 +98,7 @@ def test_a_lost_link_is_dialled_when_it_is_told_where(redis: Redis) -> None:
 def test_a_link_that_hangs_is_dialled_again(redis: Redis) -> None:
     """Into a black hole a connection looks open for a quarter of an hour."""
 
-    async def test(owner: Owner) -> None:
+    async def test(owner: Worker) -> None:
         with StoreProxy(redis.port) as way:
             await owner.take(way.port)
             way.swallow_replies()
@@ -145,7 +118,7 @@ def test_a_link_that_hangs_is_dialled_again(redis: Redis) -> None:
 
 
 def test_another_master_takes_its_place(redis: Redis, tmp_path: Path) -> None:
-    async def test(owner: Owner) -> None:
+    async def test(owner: Worker) -> None:
         with Redis(tmp_path) as other, StoreProxy(redis.port) as way:
             await owner.take(way.port)
             await owner.take(other.port)
@@ -163,7 +136,7 @@ def test_another_master_takes_its_place(redis: Redis, tmp_path: Path) -> None:
 
 
 def test_without_one_server_there_is_none(redis: Redis) -> None:
-    async def test(owner: Owner) -> None:
+    async def test(owner: Worker) -> None:
         missing = free_port()
         with pytest.raises(StoreFault, match=f"{missing} cannot be reached: connection refused"):
             await owner.take(redis.port, missing)
@@ -174,7 +147,7 @@ def test_without_one_server_there_is_none(redis: Redis) -> None:
 
 @pytest.mark.parametrize("version", [pytest.param("redis-6.2", marks=pytest.mark.slow), "valkey-9"])
 def test_a_cluster_gets_each_key_where_it_lies(version: str, tmp_path: Path) -> None:
-    async def test(owner: Owner) -> None:
+    async def test(owner: Worker) -> None:
         finds = finder(cluster.url, StoreOptions(), "")
         await owner.links.take(await finds.find(), finds.credentials, 5)
         for key in KEYS:
