@@ -102,9 +102,12 @@ cdef class Forwarding:
 
     cdef bytes _extended(self, Head head, bytes peer, bytes scheme, bint trusted):
         """As `_fresh`, with what a trusted proxy said before, or with Forwarded (RFC 7239)."""
-        x_forwarded = []
-        forwarded = []
-        proto = host = False
+        cdef list x_forwarded = []
+        cdef list forwarded = []
+        cdef list lines = [self.via_line]
+        cdef bint proto = False, host = False
+        cdef int i
+        cdef uint8_t name
         for i in range(head.count):
             name = head.fields[i].name
             if name == X_FORWARDED_FOR:
@@ -121,13 +124,16 @@ cdef class Forwarding:
             elif name == X_FORWARDED_HOST:
                 host = trusted
                 head.fields[i].drop = not trusted
-        lines = [self.via_line]
         if self.sends_x_forwarded:
-            lines.append(b"X-Forwarded-For: %b\r\n" % b", ".join([*x_forwarded, peer]))
+            lines.append(b"X-Forwarded-For: ")
+            for value in x_forwarded:
+                lines += (value, b", ")
+            lines.append(peer)
             if not proto:
-                lines.append(b"X-Forwarded-Proto: %b\r\n" % scheme)
+                lines += (b"\r\nX-Forwarded-Proto: ", scheme)
             if not host and head.host >= 0:
-                lines.append(b"X-Forwarded-Host: %b\r\n" % head.value(head.host))
+                lines += (b"\r\nX-Forwarded-Host: ", head.value(head.host))
+            lines.append(b"\r\n")
         if self.sends_forwarded:
             node = b'"[%b]"' % peer if b":" in peer else peer
             element = b"for=%b;proto=%b" % (node, scheme)
@@ -135,7 +141,7 @@ cdef class Forwarding:
                 element += b';host="%b"' % head.value(head.host)
             lines.append(b"Forwarded: %b\r\n" % b", ".join([*forwarded, element]))
         if self.request_id and not self._keeps_request_id(head, trusted):
-            lines.append(b"%b%b\r\n" % (self.request_id_line, self._next_id()))
+            lines += (self.request_id_line, self._next_id(), b"\r\n")
         return b"".join(lines)
 
     cdef bint _keeps_request_id(self, Head head, bint trusted):

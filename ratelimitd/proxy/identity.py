@@ -19,6 +19,8 @@ from ratelimitd.limits.keys import (
     client_bytes,
     forwarded,
     forwarded_client,
+    ipv4_bytes,
+    plain_number,
     x_forwarded_for,
 )
 from ratelimitd.limits.table import siphash24
@@ -73,8 +75,9 @@ class Identify:
             entries = forwarded([values])
         else:
             nearest = values.rpartition(b",")[2].strip(b" \t")
-            if plain_ipv4(nearest) >= 0 and (text := nearest.decode("ascii")) not in self._trusted:
-                return self.client(text)  # nearly always
+            number = plain_ipv4(nearest)
+            if number >= 0 and number not in self._trusted.ipv4:
+                return self.client(nearest.decode("ascii"))  # nearly always
             entries = x_forwarded_for([values])
         return self.client(forwarded_client(peer, entries, self._trusted))
 
@@ -91,6 +94,10 @@ class Identify:
         )
 
     def _make_client(self, client: str) -> Client:
+        number = plain_number(client)
+        if number >= 0:  # as below, and nearly always
+            key = ipv4_bytes(number, self._prefixes[0])
+            return Client(client, key, number in self._allow.ipv4, number in self._deny.ipv4)
         return Client(
             canonical(client) or client,
             client_bytes(client, *self._prefixes),
