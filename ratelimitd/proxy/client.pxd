@@ -26,7 +26,6 @@ cdef class ClientConnection(Limiting):
     cdef bint _refuse_large(self, Policy policy)
     cdef bint _wait_for_head(self, Policy policy)
     cdef void _take_head(self, Head head)
-    cdef void _let_go(self) noexcept
     cdef bint _is_served(self, Head head, bytes method)
     cdef bint _is_read_alike(self, Head head, bytes method)
     cdef bint _admit(self, Head head, bytes method)

@@ -69,7 +69,10 @@ cdef class Policy:
         uint64_t idle_ms
         uint64_t response_ms
         uint64_t tunnel_ms
-        Head head  # of requests; shared, since a head is used up before the next is parsed
+        Head head  # of requests; shared, since most are used up before the next is parsed
+        int most_fields
+
+    cdef void keep_head(self, Head head)
 
 
 cdef class Live:
