@@ -90,6 +90,8 @@ class StoreProxy(_Listening):
         super().__init__(free_port())
         self._host, self._target = host, target
         self._fate = _Fate()
+        self._lets_go = asyncio.Event()
+        self._lets_go.set()
         self._writers: set[asyncio.StreamWriter] = set()
 
     @property
@@ -103,6 +105,13 @@ class StoreProxy(_Listening):
     def delay_replies(self, seconds: float) -> None:
         """Each piece of a reply arrives so much later; order is kept."""
         self._tell(lambda: setattr(self._fate, "delay_s", seconds))
+
+    def hold_replies(self) -> None:
+        """No reply arrives before `let_go`, and then all do, in their order."""
+        self._tell(self._lets_go.clear)
+
+    def let_go(self) -> None:
+        self._tell(self._lets_go.set)
 
     def swallow_replies(self) -> None:
         """Commands arrive, and what is answered does not."""
@@ -167,6 +176,7 @@ class StoreProxy(_Listening):
         loop = asyncio.get_running_loop()
         due_s = loop.time()
         while data := await reader.read(_AT_ONCE):
+            await self._lets_go.wait()
             fate = self._fate
             if fate.is_black_hole or fate.swallows_replies:
                 continue

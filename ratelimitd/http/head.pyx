@@ -326,7 +326,7 @@ cdef class Head:
         framing and the client's identity cannot be named away."""
         cdef const uint8_t* base = self.base
         cdef uint32_t at = field.value_start
-        cdef uint32_t token
+        cdef uint32_t token, end
         cdef Field* named
         cdef int options = 0
         while at < field.value_end:
@@ -337,25 +337,28 @@ cdef class Head:
                 at += 1
             if at == token == field.value_end:
                 break
+            end = at
+            while at < field.value_end and (base[at] == c" " or base[at] == c"\t"):
+                at += 1
             options += 1
-            if at == token or options > MOST_CONNECTION_OPTIONS:
+            if end == token or options > MOST_CONNECTION_OPTIONS or (at < field.value_end and base[at] != c","):
                 if is_request:
                     return self._fail(400, b"the Connection field is malformed or names too many fields")
                 self.closes = True  # whatever the server wants of this connection, it is not used again
                 break
-            if same_text(base + token, at - token, b"close", 5):
+            if same_text(base + token, end - token, b"close", 5):
                 self.closes = True
-            elif same_text(base + token, at - token, b"keep-alive", 10):
+            elif same_text(base + token, end - token, b"keep-alive", 10):
                 if self.minor == 0:
                     self.keep_alive = True
-            elif same_text(base + token, at - token, b"upgrade", 7):
+            elif same_text(base + token, end - token, b"upgrade", 7):
                 self.upgrades = self.minor == 1
             else:
                 for i in range(self.count):
                     named = &self.fields[i]
                     if named.name == OTHER or named.name >= ACCEPT:
-                        if named.name_end - named.start == at - token:
-                            if equal_names(base + named.start, base + token, at - token):
+                        if named.name_end - named.start == end - token:
+                            if equal_names(base + named.start, base + token, end - token):
                                 named.drop = 1
         return 0
 

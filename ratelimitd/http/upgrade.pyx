@@ -20,6 +20,11 @@ cdef bytes offered_protocols(Head head):
     return b", ".join(offers) or None
 
 
+cdef bint offers_only_http2(Head head):
+    """Whether nothing is offered besides h2c, nor anything that others could take for an offer."""
+    return all([each.lower() == b"h2c" for each in _elements(head)])
+
+
 cdef bytes taken_protocols(Head head, bytes offered):
     """What a 101 switches to, as one list; None when it names nothing, or something that was not offered."""
     taken = _elements(head)

@@ -16,7 +16,7 @@ from ratelimitd.http.request cimport (
     accepts_text, believed_values, encoded_line, needs_care, origin_line, request_text, takes_trailers,
 )
 from ratelimitd.http.request_body cimport RequestBody
-from ratelimitd.http.upgrade cimport offered_protocols, upgrade_lines
+from ratelimitd.http.upgrade cimport offered_protocols, offers_only_http2, upgrade_lines
 from ratelimitd.proxy.admission cimport ROOM, TOO_MANY, Admitted
 from ratelimitd.proxy.bulk cimport LARGE, read_in_bulk
 from ratelimitd.proxy.clock cimport boottime_us
@@ -206,7 +206,7 @@ cdef class ClientConnection(Limiting):
         self.bytes_in = end - self.at
         status = head.parse_request(self.buffer, self.at, end, policy.target_bound)
         if policy.log is not None:
-            self.keep_head(head)
+            self.keep_head(head, self.buffer)
         if status:
             self.refuse(status, head.fault.decode())
             return True
@@ -262,7 +262,7 @@ cdef class ClientConnection(Limiting):
             self.refuse(501, "this method is not known here")
         elif method == b"CONNECT":
             self.refuse(405, "this is no forward proxy: CONNECT is not served")
-        elif self.offered is not None and self.body_left:
+        elif self.body_left and head.upgrades and not offers_only_http2(head):
             self.refuse(400, "a request with a body cannot switch to another protocol")
         elif not self._is_read_alike(head, method):
             self.refuse(400, "the request can be read in more than one way")

@@ -188,10 +188,10 @@ cdef class Dispatcher(Upstream):
 
     # --- opening a connection -------------------------------------------------------------------------
 
-    cdef void again(self, Downstream asker, Server server, bint slot):
-        cdef Taken taken = UNCOUNTED
+    cdef void again(self, Downstream asker, Server server, bint slot, bint place):
+        cdef Taken taken = TAKEN if place else UNCOUNTED
         asker.replaced = True
-        if server.places is not None:
+        if server.places is not None and not place:
             taken = server.places.take()
         if taken != NONE_LEFT:
             self._open(asker, server, slot, taken == TAKEN)

@@ -5,9 +5,8 @@ from libc.stdint cimport int64_t, uint64_t
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.request_body cimport RequestBody
 from ratelimitd.limits.charges cimport Client
-from ratelimitd.proxy.access_log cimport AccessLine, Kept
-from ratelimitd.proxy.live cimport Listener, Live, Outcome, Policy, Route
-from ratelimitd.proxy.upstream cimport Downstream
+from ratelimitd.proxy.live cimport Outcome, Policy
+from ratelimitd.proxy.logged cimport Logged
 
 
 cdef enum:
@@ -28,13 +27,10 @@ cdef enum State:
     TUNNEL  # after a 101, until the tunnel that has the transport ends
 
 
-cdef class Exchange(Downstream):
+cdef class Exchange(Logged):
     cdef:
-        Listener listener
-        Live live
         object transport
         object write
-        str peer
         State state
         bytes buffer  # what came and was not used up; in use from `at` on
         Py_ssize_t at
@@ -46,12 +42,11 @@ cdef class Exchange(Downstream):
         bint ended  # the client has closed its side: nothing more will come
         Py_ssize_t unsent  # bytes that waited for the client when its deadline was set
         # of the request in work
-        Policy policy
-        Route route
         bint keep_alive
         bint closes
         bint until_close  # only the end of the connection ends this answer
         bint expects_continue
+        bint held_back  # with that: nothing of the body has come, and the server has not asked for it
         RequestBody body  # of the request; None: it has none
         bint as_text  # what its replies are, when it may have to wait for room
         int64_t body_left  # bytes of the body that were not read yet; in chunks: 1 until they are complete
@@ -60,20 +55,8 @@ cdef class Exchange(Downstream):
         uint64_t held[8]  # places under limits of concurrency, given back when the request ends
         int held_count
         int64_t moved  # body bytes since the deadline was set
-        uint64_t started_us
         uint64_t asked_us
         uint64_t answered_us
-        # of the same, for its line in the access log; set only where that is written, but for the numbers
-        int status  # that the client got, or would have got
-        int64_t bytes_in
-        int64_t bytes_out
-        int64_t heads_out  # of bytes_out: heads of answers
-        uint64_t decided_us  # 0: no limit was asked
-        str limit  # that refused it
-        str address  # of the client; None: the request was refused before that was asked
-        bytes request_id
-        bytes kept_head  # what `kept` points into; None: there was no request line
-        Kept kept
 
     cdef void serve(self)
     cdef void begin_request(self, Policy policy)
@@ -82,9 +65,6 @@ cdef class Exchange(Downstream):
     )
     cdef void end_request(self, Outcome outcome)
     cdef void prepare_choice(self, Head head, Client client)
-    cdef void keep_head(self, Head head)
-    cdef void _log(self, Outcome outcome, uint64_t now_us)
-    cdef void _describe(self, AccessLine* line)
     cdef void _give_places_back(self)
     cdef void _count_out(self, Py_ssize_t n) noexcept
     cdef void await_next(self)
@@ -99,5 +79,7 @@ cdef class Exchange(Downstream):
     cdef void _settle(self, bint close, bint unreadable)
     cdef void linger(self)
     cdef bint read_body(self, bint wanted)
+    cdef void _end_held_back(self)
+    cdef bint _is_slow_client(self) noexcept
     cdef bint _leaves_body(self) noexcept
     cdef void _close(self)

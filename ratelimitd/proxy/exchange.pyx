@@ -13,36 +13,26 @@ from ratelimitd.http.head cimport Head
 from ratelimitd.http.request cimport accepts_text, tells_rate_limit
 from ratelimitd.http.upgrade cimport upgrade_lines
 from ratelimitd.limits.charges cimport Client
-from ratelimitd.proxy.access_log cimport LINE_OUTCOME, AccessLine, AccessLog, Kept, tell_bytes, tell_own, tell_sent
-from ratelimitd.proxy.clock cimport boottime_us, wall_us
+from ratelimitd.proxy.clock cimport boottime_us
 from ratelimitd.proxy.live cimport (
-    CLIENT_GONE, FORWARDED, MALFORMED, SHED, TIMEOUT, UPSTREAM_ERROR, Listener, Live, Outcome, Policy,
+    CLIENT_GONE, FORWARDED, MALFORMED, SHED, TIMEOUT, UPSTREAM_ERROR, Live, Outcome, Policy,
 )
+from ratelimitd.proxy.logged cimport Logged
 from ratelimitd.proxy.reset cimport reset
 from ratelimitd.proxy.tunnel cimport End, Tunnel
-from ratelimitd.proxy.upstream cimport Connection, Downstream
+from ratelimitd.proxy.upstream cimport Connection
 
 from ratelimitd.proxy.balancing import hash_client
-from ratelimitd.segment import series as _series
 
 cdef enum:
     SPAN_BYTES = 16384  # what a body must move in each span of `timeouts.body`
     DISCARD_MS = 1000
     LINGER_MS = 2000
-    MOST_KEPT_WHOLE = 16384  # a buffer with more holds a body too, and is not kept for its head's sake
 
 cdef bytes NOTHING = b""
-cdef tuple OUTCOMES = tuple([outcome.encode().ljust(LINE_OUTCOME) for outcome in _series.OUTCOMES])
-cdef const char* OUTCOME_NAMES[8]
-cdef int[8] OUTCOME_SIZES
-cdef Kept NOTHING_KEPT  # all zero
-cdef int outcome_index
-for outcome_index in range(8):
-    OUTCOME_NAMES[outcome_index] = PyBytes_AS_STRING(OUTCOMES[outcome_index])
-    OUTCOME_SIZES[outcome_index] = len(_series.OUTCOMES[outcome_index])
 
 
-cdef class Exchange(Downstream):
+cdef class Exchange(Logged):
     """A client's connection, seen from the request that is in work on it."""
 
     cdef void serve(self):
@@ -51,6 +41,8 @@ cdef class Exchange(Downstream):
     # --- the answer -----------------------------------------------------------------------------------
 
     cdef void answer_interim(self, bytes head):
+        if self.held_back and self.connection.upstream.head.status == 100:
+            self._end_held_back()
         if self.minor == 1:
             self._count_out(PyBytes_GET_SIZE(head))
             self.heads_out += PyBytes_GET_SIZE(head)
@@ -233,7 +225,7 @@ cdef class Exchange(Downstream):
             duration_us -= self.answered_us - self.asked_us
             live.observe(live.overhead_slot, live.overhead_bounds, live.overhead_bound_count, duration_us)
         if self.policy.log is not None:
-            self._log(outcome, now_us or boottime_us())
+            self.log(outcome, now_us or boottime_us())
 
     cdef void _give_places_back(self):
         cdef int i
@@ -244,69 +236,6 @@ cdef class Exchange(Downstream):
     cdef void _count_out(self, Py_ssize_t n) noexcept:
         self.live.slots[self.live.bytes_out_slot] += n
         self.bytes_out += n
-
-    # --- its line in the access log ---------------------------------------------------------------------
-
-    cdef void keep_head(self, Head head):
-        """Keeps what the line will need of the head: the bytes as they came, while those are few."""
-        cdef Py_ssize_t shift = 0
-        cdef int at
-        if PyBytes_GET_SIZE(self.buffer) <= MOST_KEPT_WHOLE:
-            self.kept_head = self.buffer
-        else:
-            self.kept_head = self.buffer[head.start : head.end]
-            shift = head.start
-        self.kept.method = head.start - shift
-        self.kept.method_end = head.method_end - shift
-        self.kept.target = head.target_start - shift
-        self.kept.target_end = head.target_end - shift
-        self.kept.referer = self.kept.referer_end = self.kept.agent = self.kept.agent_end = 0
-        if self.policy.log.combined:
-            at = head.find(b"referer")
-            if at >= 0:
-                self.kept.referer = head.fields[at].value_start - shift
-                self.kept.referer_end = head.fields[at].value_end - shift
-            at = head.find(b"user-agent")
-            if at >= 0:
-                self.kept.agent = head.fields[at].value_start - shift
-                self.kept.agent_end = head.fields[at].value_end - shift
-
-    cdef void _log(self, Outcome outcome, uint64_t now_us):
-        """Writes the line of the request that ends now, and lets go of what was kept for it."""
-        cdef AccessLog log = self.policy.log
-        cdef AccessLine line
-        if outcome != FORWARDED or not log.skips():
-            line.duration_us = now_us - self.started_us
-            line.began_us = wall_us() - line.duration_us
-            line.decided_us = (self.decided_us or now_us) + log.wall_offset_us
-            line.status = 499 if outcome == CLIENT_GONE else self.status
-            line.outcome = OUTCOME_NAMES[<int>outcome]
-            line.outcome_n = OUTCOME_SIZES[<int>outcome]
-            self._describe(&line)
-            log.add(&line)
-        self.kept_head = self.request_id = self.address = self.limit = None
-
-    cdef void _describe(self, AccessLine* line):
-        cdef const char* head
-        cdef str address = self.address
-        if address is None:
-            address = self.address = self.policy.identify.client(self.peer).address
-        tell_own(&line.client, address)
-        tell_own(&line.limit, self.limit)
-        tell_own(&line.upstream, None if self.route is None else self.route.upstream.name)
-        tell_own(&line.server, None if self.server is None else self.server.url)
-        tell_bytes(&line.request_id, self.request_id)
-        line.minor = self.minor
-        line.bytes_in = self.bytes_in
-        line.bytes_out = self.bytes_out
-        line.body_out = self.bytes_out - self.heads_out
-        head = PyBytes_AS_STRING(self.kept_head) if self.kept_head is not None else NULL
-        if head is NULL:
-            self.kept = NOTHING_KEPT
-        tell_sent(&line.method, head, self.kept.method, self.kept.method_end)
-        tell_sent(&line.target, head, self.kept.target, self.kept.target_end)
-        tell_sent(&line.referer, head, self.kept.referer, self.kept.referer_end)
-        tell_sent(&line.agent, head, self.kept.agent, self.kept.agent_end)
 
     cdef void _settle(self, bint close, bint unreadable):
         """The request is answered: what becomes of the connection, and of what was not read of a body."""
@@ -335,6 +264,11 @@ cdef class Exchange(Downstream):
         self.resume = self.at = reach
         self.body_left = self.body.left
         return True
+
+    cdef void _end_held_back(self):
+        """The body was asked for, or comes without: it must move from now on."""
+        self.held_back = False
+        self.live.wheel.set(self, self.policy.body_ms)
 
     cdef bint _leaves_body(self) noexcept:
         """Whether more of the body is to come than can be read and thrown away, or perhaps none of it."""
@@ -417,10 +351,10 @@ cdef class Exchange(Downstream):
         elif (self.state == BODY or self.state == ANSWERING or (self.state == ASKED and self.body_left)) and moving:
             self.moved = 0
             self.live.wheel.set(self, self.policy.body_ms)
-        elif self.state == BODY or (self.state == ASKED and self.body_left and not self.reading_paused):
+        elif self.state == BODY or (self.state == ASKED and self._is_slow_client()):
             self.drop_upstream()
             self.reply(408, "the body of the request took too long", TIMEOUT, None, NOTHING, True, False)
-        elif self.state == ASKED:  # while the body is not read, it is the web server that takes no more of it
+        elif self.state == ASKED:
             self.drop_upstream()
             self.reply(504, "the web server did not answer in time", TIMEOUT, None, NOTHING, False, False)
         elif self.state == ANSWERING:
@@ -438,9 +372,16 @@ cdef class Exchange(Downstream):
         else:
             self._close()
 
+    cdef bint _is_slow_client(self) noexcept:
+        """Whether the body is overdue by the client's fault: it is the web server's while that takes no more of
+        it, or has not asked for it."""
+        return self.body_left > 0 and not self.reading_paused and not self.held_back
+
     def idle_since_us(self):
         """When it was last used, if it is between two requests or before the first; else 0."""
-        return self.started_us if self.state == IDLE and self.at == PyBytes_GET_SIZE(self.buffer) else 0
+        if self.state != IDLE or self.at < PyBytes_GET_SIZE(self.buffer):
+            return 0
+        return max(self.started_us, self.answered_us)
 
     def close_if_idle(self):
         """For a worker that drains, or is short of descriptors; whether it was idle."""

@@ -52,6 +52,7 @@ cdef class Upload(Exchange):
                     self.end_within_body()
                     return
                 self.pause_reading(False)  # all that came too early has been used up
+            self.held_back = self.expects_continue and self.body_left and self.at == head.end
             if as_it_comes or self.body_left == 0:
                 self._send_parts()
 
@@ -73,6 +74,8 @@ cdef class Upload(Exchange):
             self._end_in_body(413, BODY_TOO_LARGE)
         else:
             part = self.body.part(self.buffer, 0, self.at)
+            if self.held_back and self.state == ASKED:
+                self._end_held_back()
             if self.state == BODY:
                 self.parts.append(part)
                 if self.body_left == 0:
@@ -114,7 +117,7 @@ cdef class Upload(Exchange):
 
     cdef void send(self):
         """Asks the upstream; the clock of the answer runs from the end of the request."""
-        if self.body_left == 0:
+        if self.body_left == 0 or self.held_back:
             self.live.wheel.set(self, self.policy.response_ms)
         self.asked_us = boottime_us()
         self.route.upstream.send(self)

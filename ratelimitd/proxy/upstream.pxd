@@ -63,7 +63,7 @@ cdef class Upstream(Timed):
         Head head  # of answers; shared, since a head is used up before the next is parsed
 
     cdef void send(self, Downstream asker)
-    cdef void again(self, Downstream asker, Server server, bint slot)
+    cdef void again(self, Downstream asker, Server server, bint slot, bint place)
     cdef void forget(self, Downstream asker)
     cdef bint is_awaited(self) noexcept
     cdef void give_slot(self) noexcept
@@ -105,6 +105,7 @@ cdef class Connection(Kept):
     cdef void release(self)
     cdef void _lie_idle(self)
     cdef void _end_work(self) noexcept
+    cdef void _give_place(self) noexcept
     cdef void _forsake(self)
     cdef void _read_head(self, bytes data)
     cdef Py_ssize_t _interim(self, Head head, bytes data, Py_ssize_t start, Py_ssize_t end)

@@ -27,8 +27,7 @@ cdef enum:
     OVER
     TUNNEL  # a 101 was passed on: a tunnel has the transport
 
-cdef int MOST_INTERIMS = 16
-cdef int MOMENT_MS = 100, UNSENT_MS = 5000
+cdef int MOST_INTERIMS = 16, MOMENT_MS = 100, UNSENT_MS = 5000
 cdef Py_ssize_t MOST_HEAD = 65536
 cdef str TOO_LARGE = "its head is larger than 64 KiB"
 
@@ -91,8 +90,8 @@ cdef class Upstream(Timed):
     cdef void send(self, Downstream asker):
         """Has `asker.request` answered, now or when there is room for it."""
 
-    cdef void again(self, Downstream asker, Server server, bint slot):
-        """The same for one whose kept connection was closed, on a new one; `slot`: it still holds its place."""
+    cdef void again(self, Downstream asker, Server server, bint slot, bint place):
+        """The same for one whose kept connection was closed, on a new one; it still holds these places."""
 
     cdef void forget(self, Downstream asker):
         """It no longer waits for room or for a connection."""
@@ -226,6 +225,12 @@ cdef class Connection(Kept):
                 self.slot = False
                 self.upstream.give_slot()
 
+    cdef void _give_place(self) noexcept:
+        """Another connection may be opened to its server."""
+        if self.place:
+            self.place = False
+            self.server.places.give()
+
     cdef void expire(self):
         """It was idle for long enough, its answer that nobody waits for is overdue, or it did not end by itself."""
         if self.state == OVER:
@@ -292,6 +297,8 @@ cdef class Connection(Kept):
     cdef Py_ssize_t _interim(self, Head head, bytes data, Py_ssize_t start, Py_ssize_t end):
         """Passes a 1xx on; returns where the next head starts, -1 when there is no use in going on."""
         self.interims += 1
+        head.drop_all(CONTENT_LENGTH)
+        head.drop_all(TRANSFER_ENCODING)
         if head.status == 101:
             self._switch(head, data)
             return -1
@@ -300,8 +307,6 @@ cdef class Connection(Kept):
             return -1
         if self.asker is None:
             return end
-        head.drop_all(CONTENT_LENGTH)
-        head.drop_all(TRANSFER_ENCODING)
         self.asker.answer_interim(head.render(None, b"", end))
         return end if self.asker is not None else -1
 
@@ -310,8 +315,6 @@ cdef class Connection(Kept):
         cdef Downstream asker = self.asker
         cdef bytes offered = None if asker is None else asker.offered
         cdef bytes protocols = None if offered is None else taken_protocols(head, offered)
-        head.drop_all(CONTENT_LENGTH)
-        head.drop_all(TRANSFER_ENCODING)
         if protocols is None:
             self._fails("a 101 to a protocol that nobody asked for", False)
             return
@@ -372,8 +375,7 @@ cdef class Connection(Kept):
     cdef Py_ssize_t _reach(self, bytes data, Py_ssize_t start):
         """How far the body reaches in `data`; OVER when that is its end; -1 for no proper chunks. What lies
         beyond is no answer to anything: the connection is not kept."""
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
-        cdef Py_ssize_t reach = size
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(data), reach = size
         if self.state == LENGTH:
             if self.left <= size - start:
                 reach = start + self.left
@@ -397,16 +399,14 @@ cdef class Connection(Kept):
     def connection_lost(self, error):
         self.upstream.wheel.forget(self)
         self.server.connections.discard(self)
-        if self.place:
-            self.place = False
-            self.server.places.give()
         self._ends(error is None)
-        if self.upstream.bounded:
-            self.upstream.freed()
+        self._give_place()
+        self.upstream.freed()
 
     cdef void _ends(self, bint orderly):
         """The server will say nothing more."""
         if self.state == FREE:
+            self._give_place()  # to the next request, which may be one of this turn
             self._forsake()
         elif self.state == UNTIL_CLOSE and orderly:
             self.state = OVER
@@ -427,7 +427,7 @@ cdef class Connection(Kept):
     cdef void _fails(self, str why, bint closed):
         """The answer is none: the exchange ends here. `closed`: by the server, which had nothing more to say."""
         cdef Downstream asker = self.asker
-        cdef bint began = self.state != HEAD, slot = False
+        cdef bint began = self.state != HEAD, slot = False, place = False
         cdef bint fresh_try = closed and not began and self.used and self.buffer is None and self.interims == 0
         self.buffer = None
         if (
@@ -435,9 +435,9 @@ cdef class Connection(Kept):
             and (asker.idempotent or self.unwritten)
         ):
             # The server closed a kept connection just when it was used: that is no failure of the server.
-            slot, self.slot = self.slot, False
+            slot, place, self.slot, self.place = self.slot, self.place, False, False
             self.leave(False)
-            self.upstream.again(asker, self.server, slot)
+            self.upstream.again(asker, self.server, slot, place)
             return
         self.leave(False)
         if asker is None:

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from ratelimitd.segment.pages import Page
 
 TICK_MS: Final = 50
+MOST_MISSED: Final = 20  # ticks
 CLEAR_TRIES: Final = 200
 TELL_MS: Final = 1_000
 # No limit has the id 0, so no key of a limit is this one, and `x` is that of one client's connections.
@@ -75,6 +76,7 @@ class Worker:
         # become ready is told to compile and to swap in one breath.
         self._reloading = asyncio.Lock()
         self._drain_by_us = 0
+        self._missed = 0  # ticks that have not reached the deadlines yet
         self._lag = Median()
         self._backlog = Backlog(loop)
         self._ticks: Ticks | None = None
@@ -170,11 +172,18 @@ class Worker:
         self._page.beat(now_us, self._lag.value, self._backlog.least_us)
         self._follower.tick(now_us)
         self._backlog.measure()
-        self._live.wheel.advance(self._live.wheel.now + count)
+        self._pass_time(count)
         self._tell(now_us)
         if self._drain_by_us and self._is_drained():
             self._channel.send(orders.Drained())
             self._end()
+
+    def _pass_time(self, count: int) -> None:
+        """Deadlines, by the ticks that were due since the last. Those that were missed count with the next,
+        when what came meanwhile was read; and not all of them when this worker stood still for long, which is
+        nobody else's fault."""
+        missed, self._missed = self._missed, min(count - 1, MOST_MISSED)
+        self._live.wheel.advance(self._live.wheel.now + 1 + missed)
 
     def _tell(self, now_us: int) -> None:
         """Once a second the supervisor hears whom this worker refuses, since it knows keys by their hash

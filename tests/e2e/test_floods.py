@@ -10,11 +10,14 @@ import contextlib
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from tests.daemon import Daemon
+from tests.proxy.recording import Connection, Recording, answer_ok
+from tests.proxy.talking import Client, get
 from tests.servers import LOOPBACK, Nginx, wait_until
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -28,11 +31,11 @@ log: {access: none}
 
 @contextlib.contextmanager
 def running(
-    directory: Path, nginx: Nginx, *, connections: int, workers: int, files: int = 0
+    directory: Path, server: Nginx | Recording, *, connections: int, workers: int, files: int = 0
 ) -> Iterator[Daemon]:
     directory.mkdir(exist_ok=True)
     file = directory / "ratelimitd.yaml"
-    file.write_text(FILE % (nginx.url, connections))
+    file.write_text(FILE % (server.url, connections))
     prefix = ("prlimit", f"--nofile={files}:{files}") if files else ()
     daemon = Daemon(directory, ["-c", str(file)], workers=workers, prefix=prefix)
     try:
@@ -93,6 +96,34 @@ def test_at_the_limit_of_descriptors_the_oldest_idle_connections_end(tmp_path: P
         metrics = daemon.metrics()
         assert metrics.total("ratelimitd_connections_refused_total") == 0
         assert metrics.total("ratelimitd_worker_restarts_total") == 0
+
+
+def test_the_end_of_a_request_counts_not_its_beginning(tmp_path: Path) -> None:
+    """Who was served until just now goes last, however long ago that began."""
+    with (
+        Recording() as server,
+        contextlib.ExitStack() as stack,
+        running(tmp_path / "d", server, connections=10_000, workers=1, files=FILES) as daemon,
+    ):
+        go = threading.Event()
+
+        def script(connection: Connection, head: bytes) -> None:
+            if b"/long " in head:
+                assert go.wait(20)
+            answer_ok(connection, head)
+
+        server.script = script
+        long = stack.enter_context(Client(daemon.port))
+        long.send(get("/long"))
+        server.wait_requests(1)
+        idle = [stack.enter_context(Client(daemon.port)) for _ in range(FILES // 3)]
+        assert all(client.ask(get()).status == 200 for client in idle)
+        go.set()
+        assert long.answer().status == 200
+        for _ in range(FILES // 2):
+            stack.enter_context(Client(daemon.port))
+        wait_until(idle[0].is_closed, "the oldest is ended")
+        assert long.ask(get()).status == 200
 
 
 def test_a_flood_of_silent_connections_keeps_nobody_out(tmp_path: Path, nginx: Nginx) -> None:

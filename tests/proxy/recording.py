@@ -115,6 +115,12 @@ class Connection:
         self.sock.close()
         raise Closed
 
+    def end(self) -> None:
+        """Ends it from another thread, which its own one notices."""
+        if not self.ended.is_set():
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
+
     def wait_closed(self) -> None:
         """Returns when the daemon has closed its side; fails when it sends more instead."""
         had = len(self.received)
@@ -194,7 +200,10 @@ class Recording:
     def _serve(self, connection: Connection) -> None:
         try:
             if self.tls is not None:
-                connection.sock = self.tls.wrap_socket(connection.sock, server_side=True)
+                connection.sock = self.tls.wrap_socket(
+                    connection.sock, server_side=True, do_handshake_on_connect=False
+                )
+                connection.sock.do_handshake()  # on what `drop_connections` can end
             with contextlib.suppress(Closed), connection.sock:
                 if self.greet is not None:
                     self.greet(connection)
@@ -207,14 +216,14 @@ class Recording:
             connection.ended.set()
 
     def drop_connections(self) -> None:
-        """Ends every connection, so that the next request needs a new one."""
-        for connection in self._all:
-            if not connection.ended.is_set():
-                with contextlib.suppress(OSError):
-                    connection.sock.shutdown(socket.SHUT_RDWR)
-        for connection in self._all:
+        """Ends every connection, so that the next request needs a new one; those too that the daemon opens
+        for requests that it repeats."""
+        for connection in list(self._all):
+            connection.end()
+        while self._all:
+            connection = self._all.pop()
+            connection.end()
             assert connection.ended.wait(TIMEOUT_S)
-        self._all.clear()
 
     def clear(self) -> None:
         """A fresh start for a test: no connection, no request, the plain script."""

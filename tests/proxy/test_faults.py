@@ -44,6 +44,7 @@ CONFIG: Final = """
 workers: 1
 timeouts: {connect: 700ms, response: 2s, body: 2s}
 bounds: {connections_per_client: 1000}
+shedding: {cpu_pressure: {signal: none}}
 log: {access: none}
 upstreams:
 """

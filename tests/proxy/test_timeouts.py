@@ -181,6 +181,60 @@ def test_a_client_that_takes_nothing_is_cut(daemon: Daemon, upstream: Recording,
         assert upstream.connections[0].ended.wait(5)
 
 
+def expecting(*lines: str) -> bytes:
+    """The head of an upload that waits to be asked for."""
+    return get("/", "Expect: 100-continue", *(lines or ("Content-Length: 5",)), method="POST")
+
+
+@pytest.mark.parametrize("line", ["Content-Length: 5", "Transfer-Encoding: chunked"])
+def test_a_web_server_that_asks_for_no_body_is_504(daemon: Daemon, upstream: Recording, line: str) -> None:
+    upstream.script = answering()
+    with Client(daemon.port) as client, Between(0.3, 1.2):
+        answer = client.ask(expecting(line))
+        assert (answer.status, answer.closes) == (504, True)
+    assert upstream.connections[0].ended.wait(5)
+
+
+@pytest.mark.parametrize("interim", [b"102 Processing", b"103 Early Hints"])
+def test_another_interim_answer_asks_for_no_body(daemon: Daemon, upstream: Recording, interim: bytes) -> None:
+    def script(connection: Connection, head: bytes) -> None:
+        connection.send(b"HTTP/1.1 " + interim + b"\r\n\r\n")
+        stalls(connection, head)
+
+    upstream.script = script
+    with Client(daemon.port) as client, Between(0.3, 1.2):
+        assert client.ask(expecting()).status == int(interim[:3])
+        assert client.answer().status == 504
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_body_that_was_asked_for_or_begun_must_come(
+    daemon: Daemon, upstream: Recording, *, asks: bool
+) -> None:
+    def script(connection: Connection, head: bytes) -> None:
+        if asks:
+            connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        connection.read_body(head)
+
+    upstream.script = script
+    with Client(daemon.port) as client, Between(0.4, 1.4):
+        client.send(expecting())
+        if asks:
+            assert client.answer().status == 100
+        else:
+            client.send(b"h")
+        assert client.answer().status == 408
+
+
+def test_a_body_that_is_late_but_in_time_is_taken(daemon: Daemon, upstream: Recording) -> None:
+    with Client(daemon.port) as client:
+        client.send(expecting())
+        upstream.wait_requests(1)
+        threading.Event().wait(0.15)
+        assert client.ask(b"hello").status == 200
+    assert upstream.requests[0].endswith(b"hello")
+
+
 def test_a_client_that_takes_no_end_is_cut(daemon: Daemon, upstream: Recording) -> None:
     """The last answers are whole and wait for the client, which closes nothing and reads nothing."""
     upstream.script = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 20000\r\n\r\n" + bytes(20_000))

@@ -1,0 +1,3 @@
+from ratelimitd.proxy.upstream import Downstream
+
+class Logged(Downstream): ...
