@@ -13,8 +13,8 @@ cdef class Waiter:
 
     cdef:
         object owner  # None: it has left
-        Grant grants[16]
-        uint64_t slots[16]  # that what was granted is charged to
+        Grant* grants  # room for one of each charge
+        uint64_t* slots  # that what was granted is charged to
         int granted
         int outstanding
         bint alone  # one charge: its instant is the store's
@@ -37,6 +37,7 @@ cdef class Call(Asked):
         uint64_t due_us  # when the first of those who wait has waited long enough
         uint16_t epoch
         bint is_sent
+        bint is_answered
         bint holds
         bint is_lost  # the store does not know the key that we know
         bint is_over  # nobody waits for the answer any more
@@ -59,8 +60,9 @@ cdef class Leases:
         readonly uint64_t deadline_us
         dict calls  # key -> the Call that is queued or under way
         list queued
-        object sent  # deque of calls, in the order in which they were sent
+        object sent  # deque of calls, in the order in which they were sent; the first was not answered
         object timer
+        uint64_t timer_us  # when it is over
         bint flushing
         dict returns  # key -> [(slot, units, incarnation, until_us)]
         dict prefixes
@@ -82,6 +84,7 @@ cdef class Leases:
     cdef int take_numbers(self, Call call, const int64_t* answer, int count) except -1
     cdef int _take_answer(self, Call call, const int64_t* answer) except -1
     cdef int _serve(self, Call call, const int64_t* answer, uint64_t retry_at_us) except -1
+    cdef int _watch(self, uint64_t due_us, uint64_t now_us) except -1
     cdef int _fail(self, str why, int result) except -1
     cdef int _release(self, list waiters) except -1
     cdef void _count(self, int result, int64_t duration_us) noexcept

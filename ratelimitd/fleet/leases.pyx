@@ -12,6 +12,7 @@ import random
 from collections import deque
 
 import hiredis
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from ratelimitd.fleet.taking cimport MOST_PAIRS, TAKE_NUMBERS, key_name, take_command, whole_command
@@ -50,7 +51,9 @@ cdef inline uint64_t lessened(uint64_t left_us) noexcept:
 
 
 cdef class Waiter:
-    pass
+    def __dealloc__(self):
+        PyMem_Free(self.grants)
+        PyMem_Free(self.slots)
 
 
 cdef class Call(Asked):
@@ -92,6 +95,10 @@ cdef class Leases:
         """Asks for what `charges` lack, on behalf of `owner`."""
         cdef Waiter waiter = Waiter()
         waiter.owner = owner
+        waiter.grants = <Grant*>PyMem_Malloc(n * sizeof(Grant))
+        waiter.slots = <uint64_t*>PyMem_Malloc(n * sizeof(uint64_t))
+        if waiter.grants is NULL or waiter.slots is NULL:
+            raise MemoryError
         waiter.alone = n == 1
         waiter.deadline_us = now_us + self.deadline_us
         self.wait_on(waiter, charges, n, now_us)
@@ -177,7 +184,7 @@ cdef class Leases:
         """At the end of a tick: all calls in one write."""
         cdef Call call
         cdef list queued = self.queued
-        cdef uint64_t now_us = clock_us()
+        cdef uint64_t now_us = clock_us(), first_due_us = now_us + self.deadline_us
         cdef Wire only = self.links.only
         self.queued = []
         self.flushing = False
@@ -190,16 +197,17 @@ cdef class Leases:
                 self._release(call.waiters + (call.later or []))
                 continue
             call.sent_us = now_us
-            call.is_sent = True
+            call.is_sent, call.is_answered = True, False
             call.due_us = min(call.due_us or now_us + self.deadline_us, now_us + self.deadline_us)
+            first_due_us = min(first_due_us, call.due_us)
             self.sent.append(call)
             if only is not None:
                 only.call(call.command, call)
             else:
                 self.links.call(self._name(call), call.command, call)
         self.links.flush()
-        if self.timer is None and self.sent:
-            self.timer = self.loop.call_later(self.deadline_us / 1e6, self._expire, False)
+        if self.sent:
+            self._watch(first_due_us, now_us)
 
     cdef bytes _prefix(self, Call call):
         cdef bytes prefix = self.prefixes.get(call.charge.limit_id)
@@ -284,6 +292,9 @@ cdef class Leases:
         if count != NUMBERS and (count != FEWEST_NUMBERS or answer[0] >= 0):
             return self._fail(f"the store answered {count} numbers", ERROR)
         self._count(OK, <int64_t>(clock_us() - call.sent_us))
+        call.is_answered = True
+        while self.sent and (<Call>self.sent[0]).is_answered:
+            self.sent.popleft()
         return self._take_answer(call, answer)
 
     cdef int _take_answer(self, Call call, const int64_t* answer) except -1:
@@ -372,23 +383,31 @@ cdef class Leases:
 
     # --- when there is none -----------------------------------------------------------------------------------
 
+    cdef int _watch(self, uint64_t due_us, uint64_t now_us) except -1:
+        """Looks after the calls at `due_us`, if not before."""
+        if self.timer is not None:
+            if self.timer_us <= due_us:
+                return 0
+            self.timer.cancel()
+        self.timer_us = due_us
+        self.timer = self.loop.call_later((due_us - min(due_us, now_us)) / 1e6, self._expire, False)
+        return 0
+
     def _expire(self, bint believed):
-        """The deadline of the oldest call may be over. A loop that stood still reads what has come meanwhile before
-        it believes that."""
+        """The deadline of a call may be over. A loop that stood still reads what has come meanwhile before it
+        believes that."""
         cdef Call call
-        cdef uint64_t now_us = clock_us()
+        cdef uint64_t now_us = clock_us(), due_us = now_us + self.deadline_us
         self.timer = None
-        while self.sent:
-            call = self.sent[0]
-            if not call.is_over and self.calls.get(call.charge.key) is call:
-                break
-            self.sent.popleft()
         if not self.sent:
             return
-        call = self.sent[0]
-        if now_us < call.due_us:
-            self.timer = self.loop.call_later((call.due_us - now_us) / 1e6, self._expire, False)
+        for call in self.sent:
+            if not call.is_answered:
+                due_us = min(due_us, call.due_us)
+        if now_us < due_us:
+            self._watch(due_us, now_us)
         elif not believed:
+            self.timer_us = now_us
             self.timer = self.loop.call_later(0.001, self._expire, True)
         else:
             self._fail("it did not answer within store_options.deadline", LATE)

@@ -13,7 +13,6 @@ from ratelimitd.fleet.take import TAKE
 cdef enum:
     HASH_DIGITS = 16
     NUMBERS_SIZE = TAKE_NUMBERS * sizeof(double)
-    MOST_LENGTH = 32  # of the line that says how long an argument is, with the end of the one before
 
 cdef const char* DIGITS = b"0123456789abcdef"
 
@@ -34,16 +33,29 @@ cdef char* put(char* out, const void* text, Py_ssize_t n) noexcept:
     return out + n
 
 
-cdef char* put_length(char* out, Py_ssize_t n) noexcept:
-    cdef char digits[20]
-    cdef int count = 0
-    while count == 0 or n:
-        count += 1
-        digits[20 - count] = c"0" + <char>(n % 10)
+cdef Py_ssize_t framed(Py_ssize_t n) noexcept:
+    """How many bytes a word of `n` is, with the line that says so and the end of its own."""
+    cdef Py_ssize_t size = n + len(b"$1\r\n\r\n")
+    while n >= 10:
         n //= 10
+        size += 1
+    return size
+
+
+cdef char* put_length(char* out, Py_ssize_t n) noexcept:
+    cdef char* end = out + framed(n) - n - 2
+    cdef char* at = end - 2
     out[0] = c"$"
-    out = put(out + 1, digits + 20 - count, count)
-    return put(out, b"\r\n", 2)
+    put(at, b"\r\n", 2)
+    while at > out + 1:
+        at -= 1
+        at[0] = c"0" + <char>(n % 10)
+        n //= 10
+    return end
+
+
+cdef char* put_word(char* out, const void* word, Py_ssize_t n) noexcept:
+    return put(put(put_length(out, n), word, n), b"\r\n", 2)
 
 
 cdef char* put_name(char* out, bytes prefix, uint64_t key) noexcept:
@@ -63,22 +75,21 @@ cdef bytes key_name(bytes prefix, uint64_t key):
 
 
 cdef bytes take_command(bytes prefix, uint64_t key, const double* numbers, const double* pairs, int pair_count):
-    """The command that runs the script by its digest. `numbers` are the TAKE_NUMBERS of its first argument, `pairs` those of
-    its second, where there are any."""
+    """The command that runs the script by its digest. `numbers` are the TAKE_NUMBERS of its first argument, `pairs`
+    those of its second, where there are any."""
     cdef bytes begin = WITH_PAIRS if pair_count else WITHOUT_PAIRS
     cdef Py_ssize_t name_size = PyBytes_GET_SIZE(prefix) + HASH_DIGITS + 1
     cdef Py_ssize_t pairs_size = 2 * pair_count * sizeof(double)
     cdef bytes command = PyBytes_FromStringAndSize(
-        NULL, PyBytes_GET_SIZE(begin) + PyBytes_GET_SIZE(BY_DIGEST) + name_size + NUMBERS_SIZE + pairs_size + 4 * MOST_LENGTH)
-    cdef char* start = PyBytes_AS_STRING(command)
-    cdef char* out = put(start, PyBytes_AS_STRING(begin), PyBytes_GET_SIZE(begin))
+        NULL, PyBytes_GET_SIZE(begin) + PyBytes_GET_SIZE(BY_DIGEST) + framed(name_size) + framed(NUMBERS_SIZE) + (
+            framed(pairs_size) if pair_count else 0))
+    cdef char* out = put(PyBytes_AS_STRING(command), PyBytes_AS_STRING(begin), PyBytes_GET_SIZE(begin))
     out = put(out, PyBytes_AS_STRING(BY_DIGEST), PyBytes_GET_SIZE(BY_DIGEST))
-    out = put_name(put_length(out, name_size), prefix, key)
-    out = put(put_length(put(out, b"\r\n", 2), NUMBERS_SIZE), numbers, NUMBERS_SIZE)
+    out = put(put_name(put_length(out, name_size), prefix, key), b"\r\n", 2)
+    out = put_word(out, numbers, NUMBERS_SIZE)
     if pair_count:
-        out = put(put_length(put(out, b"\r\n", 2), pairs_size), pairs, pairs_size)
-    out = put(out, b"\r\n", 2)
-    return command[: out - start]
+        put_word(out, pairs, pairs_size)
+    return command
 
 
 cdef bytes whole_command(bytes command):
