@@ -76,7 +76,6 @@ cdef class Head:
     cdef Py_ssize_t find_end(self, bytes data, Py_ssize_t start, size_t* resume) noexcept
     cdef int parse_request(self, bytes data, Py_ssize_t start, Py_ssize_t end, Py_ssize_t target_bound)
     cdef int parse_response(self, bytes data, Py_ssize_t start, Py_ssize_t end)
-    cdef void stands_in(self, bytes data) noexcept
     cdef int find(self, bytes name) noexcept
     cdef int find_next(self, bytes name, int after) noexcept
     cdef void drop_all(self, FieldName name) noexcept

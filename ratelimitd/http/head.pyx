@@ -87,10 +87,6 @@ cdef class Head:
         """The offset behind the empty line of the head at `start`; 0: not there yet; -1: a bare LF."""
         return scan_head_end(<const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), start, resume)
 
-    cdef void stands_in(self, bytes data) noexcept:
-        """The bytes that were parsed are those at the same place in `data`, which must outlive the head's use."""
-        self.base = <const uint8_t*>PyBytes_AS_STRING(data)
-
     cdef int _fail(self, int status, const char* fault) noexcept:
         self.fault = fault
         return status

@@ -13,8 +13,12 @@ from libc.stdint cimport int64_t, uint32_t
 
 cpdef int64_t plain_ipv4(bytes text) noexcept:
     """The number of the address; -1 for anything else."""
-    cdef const unsigned char* at = <const unsigned char*>PyBytes_AS_STRING(text)
-    cdef Py_ssize_t i, size = PyBytes_GET_SIZE(text)
+    return read_ipv4(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+
+
+cdef int64_t read_ipv4(const char* at, Py_ssize_t size) noexcept:
+    """The number of the address in `size` bytes; -1 for anything else."""
+    cdef Py_ssize_t i
     cdef uint32_t number = 0, part = 0
     cdef int parts = 0, digits = 0
     if size < 7 or size > 15:
@@ -42,9 +46,6 @@ cpdef int64_t plain_ipv4(bytes text) noexcept:
 cdef class Ipv4Ranges:
     """Ranges of addresses, as their first and last numbers: in order, and none touches another."""
 
-    cdef uint32_t* bounds  # first and last of each range
-    cdef Py_ssize_t count
-
     def __cinit__(self, list firsts not None, list lasts not None):
         self.bounds = <uint32_t*>PyMem_Malloc(max(1, 2 * len(firsts)) * sizeof(uint32_t))
         if self.bounds is NULL:
@@ -57,6 +58,9 @@ cdef class Ipv4Ranges:
         PyMem_Free(self.bounds)
 
     def __contains__(self, uint32_t number):
+        return self.has(number)
+
+    cdef bint has(self, uint32_t number) noexcept:
         cdef Py_ssize_t low = 0, high = self.count, middle
         while low < high:  # `low`: how many begin at or before the number
             middle = (low + high) // 2

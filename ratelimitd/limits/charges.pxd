@@ -34,7 +34,7 @@ cdef class Client:
         readonly bint denied
         uint64_t generation  # of the limits that the next two belong to; 0: none yet
         uint64_t* keys
-        Group* groups  # of each limit
+        Group* groups  # of each limit, behind the keys
 
 
 cdef struct LimitState:

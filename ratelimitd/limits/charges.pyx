@@ -52,7 +52,6 @@ cdef class Client:
 
     def __dealloc__(self):
         PyMem_Free(self.keys)
-        PyMem_Free(self.groups)
 
 
 cdef class Charges:
@@ -197,10 +196,9 @@ cdef class Charges:
         """Makes room for the keys of a client, once for a policy."""
         cdef int i
         PyMem_Free(client.keys)
-        PyMem_Free(client.groups)
-        client.keys, client.groups = NULL, NULL
-        client.keys = <uint64_t*>room(self.key_capacity, sizeof(uint64_t))
-        client.groups = <Group*>room(self.limit_count, sizeof(Group))
+        client.keys = NULL
+        client.keys = <uint64_t*>room(1, self.key_capacity * sizeof(uint64_t) + self.limit_count * sizeof(Group))
+        client.groups = <Group*>(client.keys + self.key_capacity)
         for i in range(self.limit_count):
             client.groups[i].count = NOT_MADE
         client.generation = self.generation

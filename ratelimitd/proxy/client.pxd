@@ -4,6 +4,7 @@ from libc.stdint cimport uint64_t
 
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.matching cimport RequestText
+from ratelimitd.limits.charges cimport Client
 from ratelimitd.proxy.admission cimport Entries
 from ratelimitd.proxy.limiting cimport Limiting
 from ratelimitd.proxy.live cimport Policy, Route
@@ -32,3 +33,4 @@ cdef class ClientConnection(Limiting):
     cdef bint _shed(self, Head head)
     cdef Route _route(self, Policy policy, RequestText text)
     cdef void _identify(self, Head head)
+    cdef Client _forwarded_client(self, Policy policy, bytes field)

@@ -17,6 +17,7 @@ from ratelimitd.http.request cimport (
 )
 from ratelimitd.http.request_body cimport RequestBody
 from ratelimitd.http.upgrade cimport offered_protocols, offers_only_http2, upgrade_lines
+from ratelimitd.limits.charges cimport Client
 from ratelimitd.proxy.admission cimport ROOM, TOO_MANY, Admitted
 from ratelimitd.proxy.bulk cimport LARGE, read_in_bulk
 from ratelimitd.proxy.clock cimport boottime_us
@@ -343,11 +344,17 @@ cdef class ClientConnection(Limiting):
         if self.trusted:
             field = believed_values(head, policy.identify.field)
             if self.client_policy is not policy or field != self.client_field:
-                self.client = policy.identify.client(self.peer) if field is None else (
-                    policy.identify.forwarded_client(self.peer, field)
-                )
+                self.client = self._forwarded_client(policy, field)
         self.client_field = field
         self.client_policy = policy
+
+    cdef Client _forwarded_client(self, Policy policy, bytes field):
+        cdef Client client = None
+        if field is None:
+            return policy.identify.client(self.peer)
+        if policy.plain_clients is not None:
+            client = policy.plain_clients.named(field)
+        return policy.identify.forwarded_client(self.peer, field) if client is None else client
 
     # --- on to the upstream ---------------------------------------------------------------------------
 

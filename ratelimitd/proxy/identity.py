@@ -11,7 +11,6 @@ import functools
 import socket
 from typing import TYPE_CHECKING, Final
 
-from ratelimitd.limits.addresses import plain_ipv4
 from ratelimitd.limits.charges import Client
 from ratelimitd.limits.keys import (
     Networks,
@@ -19,10 +18,9 @@ from ratelimitd.limits.keys import (
     client_bytes,
     forwarded,
     forwarded_client,
-    ipv4_bytes,
-    plain_number,
     x_forwarded_for,
 )
+from ratelimitd.limits.plain_clients import PlainClients
 from ratelimitd.limits.table import siphash24
 
 if TYPE_CHECKING:
@@ -56,7 +54,8 @@ class Peer:
 
 
 class Identify:
-    """Compiled from the `clients` of a configuration. `field` is the believed field's name, or None."""
+    """Compiled from the `clients` of a configuration. `field` is the believed field's name, or None; where
+    that is X-Forwarded-For, `plain` knows most of those who are behind trusted proxies."""
 
     def __init__(self, clients: Clients, secret: bytes) -> None:
         self.field: Final = _FIELDS[clients.header]
@@ -66,19 +65,15 @@ class Identify:
         self._allow: Final = Networks(clients.allow)
         self._deny: Final = Networks(clients.deny)
         self._prefixes: Final = (clients.ipv4_prefix, clients.ipv6_prefix)
+        self.plain: Final = PlainClients(
+            self._trusted.ipv4, self._allow.ipv4, self._deny.ipv4, clients.ipv4_prefix
+        )
         self.client: Final = functools.lru_cache(maxsize=_REMEMBERED)(self._make_client)
         self.peer: Final = functools.lru_cache(maxsize=_REMEMBERED)(self._make_peer)
 
     def forwarded_client(self, peer: str, values: bytes) -> Client:
         """The client behind a trusted `peer`; `values` are those of the believed field."""
-        if self.field != b"x-forwarded-for":
-            entries = forwarded([values])
-        else:
-            nearest = values.rpartition(b",")[2].strip(b" \t")
-            number = plain_ipv4(nearest)
-            if number >= 0 and number not in self._trusted.ipv4:
-                return self.client(nearest.decode("ascii"))  # nearly always
-            entries = x_forwarded_for([values])
+        entries = x_forwarded_for([values]) if self.field == b"x-forwarded-for" else forwarded([values])
         return self.client(forwarded_client(peer, entries, self._trusted))
 
     def _make_peer(self, peer: str) -> Peer:
@@ -94,10 +89,6 @@ class Identify:
         )
 
     def _make_client(self, client: str) -> Client:
-        number = plain_number(client)
-        if number >= 0:  # as below, and nearly always
-            key = ipv4_bytes(number, self._prefixes[0])
-            return Client(client, key, number in self._allow.ipv4, number in self._deny.ipv4)
         return Client(
             canonical(client) or client,
             client_bytes(client, *self._prefixes),

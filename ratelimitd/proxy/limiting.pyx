@@ -5,8 +5,8 @@ While it waits for units a request stays as it came, at the front of the buffer,
 what comes behind it waits too. Who waits is answered within the store's deadline, one way or the other.
 """
 
-from cpython.bytes cimport PyBytes_GET_SIZE
-from libc.stdint cimport uint64_t
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint64_t
 
 from ratelimitd.fleet.leases cimport Waiter
 from ratelimitd.http.head cimport Head
@@ -81,7 +81,7 @@ cdef class Limiting(Upload):
         cdef Head head = self.waiting_head
         cdef RequestText text = self.waiting_text
         cdef Decision decision
-        head.stands_in(self.buffer)  # more may have come
+        head.base = <const uint8_t*>PyBytes_AS_STRING(self.buffer)  # to which more may have come
         decision = self._decide_answered(waiter, head, text)
         if decision == WAIT:
             return

@@ -48,6 +48,7 @@ cdef class Policy:
         self.forwarding = forwarding
         self.replies = replies
         self.identify = identify
+        self.plain_clients = identify.plain if identify.field == b"x-forwarded-for" else None
         self.log = log
         self.preambles = preambles
         if len(routes) == 1 and routes[0].matcher is None:
