@@ -16,8 +16,9 @@ import random
 import time
 from typing import TYPE_CHECKING, Final, Literal
 
+from ratelimitd.config.addresses import without_login
 from ratelimitd.control.heartbeat import NodesSeen
-from ratelimitd.control.store_report import Exceptions, StoreReport, shown_url
+from ratelimitd.control.store_report import Exceptions, StoreReport
 from ratelimitd.control.store_return import Return
 from ratelimitd.control.store_session import Session
 from ratelimitd.control.tasks import cancelled
@@ -86,7 +87,7 @@ class Store:
 
     def __init__(self, place: Place, options: StoreOptions, heartbeat: Heartbeat, note: Note) -> None:
         self._place = place
-        self._url = shown_url(place.url)
+        self._url = without_login(place.url)
         self._deadline_s = options.deadline_ms / 1000
         self._heartbeat = heartbeat
         self._note = note
