@@ -203,7 +203,7 @@ class Changes:
             batch = [] if self._is_doubtful else list(self._waiting.items())[:AT_ONCE]
             for identity, own in batch:
                 if own is not None and self._known[identity].kind == Kind.RESET:
-                    await self._clear(session, own.place)
+                    await self._clear(session, identity, own.place)
             sent_us = self._clock_us()
             added = [self._known[identity].wire(identity, sent_us) for identity, _ in batch]
             nonce = _number(LARGEST_NONCE)
@@ -218,11 +218,13 @@ class Changes:
             if not self._waiting:
                 return
 
-    async def _clear(self, session: Session, place: Place) -> None:
-        """What the store has counted for a key."""
+    async def _clear(self, session: Session, identity: bytes, place: Place) -> None:
+        """What the store has counted for a key, and then once more what this node has: it may have asked
+        meanwhile, and would believe for 10 s that the key is used up."""
         prefix = names.key_prefix(self._prefix, place.window.limit.name, place.window.window_us)
         key = b"%b%016x}" % (prefix, place.hash)
         await session.run(fleet.RESET, key, *fleet.reset_arguments(_number(LARGEST_INCARNATION)))
+        self._apply(self._known[identity], self._places.by_salt(), is_new=True)
 
     def _hear(self, heard: Heard, sent_us: int) -> bool:
         """Whether that was all of a list, and not what is new in one that is known. What is known and not
