@@ -25,6 +25,7 @@ import uvloop
 
 from ratelimitd.config.model import Config
 from ratelimitd.errors import RatelimitdError, SegmentError
+from ratelimitd.limits.decision import take_bans
 from ratelimitd.limits.inflight import InFlight
 from ratelimitd.limits.table import Table, siphash24
 from ratelimitd.overload.gate import Gate
@@ -176,6 +177,7 @@ class Worker:
         self._follower.tick(now_us)
         self._backlog.measure()
         self._pass_time(count)
+        self._tell_bans()
         self._tell(now_us)
         if self._drain_by_us and self._is_drained():
             self._channel.send(orders.Drained())
@@ -187,6 +189,11 @@ class Worker:
         nobody else's fault."""
         missed, self._missed = self._missed, min(count - 1, MOST_MISSED)
         self._live.wheel.advance(self._live.wheel.now + 1 + missed)
+
+    def _tell_bans(self) -> None:
+        """The other nodes are to refuse them too, within 2 s."""
+        if bans := take_bans():
+            self._channel.send(orders.Banned(tuple(bans)))
 
     def _tell(self, now_us: int) -> None:
         """Once a second the supervisor hears whom this worker refuses, since it knows keys by their hash
