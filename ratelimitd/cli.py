@@ -120,9 +120,9 @@ def _add_keys_flags(parser: argparse.ArgumentParser) -> None:
     for name, purpose in (
         ("list", "The keys that are refused or banned."),
         ("show", "How much a key has used."),
-        ("reset", "Forget what was counted for a key, a ban included."),
-        ("ban", "Refuse a key for a time, whatever it has used."),
-        ("unban", "Lift a ban."),
+        ("reset", "Forget what was counted for a key on all nodes, a ban included."),
+        ("ban", "Refuse a key on all nodes for a time, whatever it has used."),
+        ("unban", "Lift a ban on all nodes."),
     ):
         action = _add_daemon_flags(
             actions.add_parser(name, help=purpose, description=purpose, allow_abbrev=False)

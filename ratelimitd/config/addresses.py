@@ -105,6 +105,8 @@ def store(text: str) -> str:
             raise ValueError("has a query other than db=NUMBER")
         return text
     authority, _, path = rest.partition("/")
+    if "@" in path:
+        raise ValueError("has an @ behind a slash: in a password a slash is written %2F, and an @ %40")
     for server in authority.rpartition("@")[2].split(","):
         _store_server(server)
     pattern, meaning = _STORE_PATHS[scheme.partition("+")[2]]
@@ -121,6 +123,24 @@ _STORE_PATHS = {
     "sentinel": (r"[A-Za-z0-9._-]{1,255}(/([0-9]{1,5})?)?", "/NAME of the master belongs"),
     "cluster": (r"", "nothing belongs, a cluster has one database"),
 }
+
+
+def without_login(url: str) -> str:
+    """A store's URL for people: no user and password."""
+    return re.sub(r"(?<=://)[^/]*@", "", url)
+
+
+def has_password(url: str) -> bool:
+    return ":" in url.partition("://")[2].partition("/")[0].rpartition("@")[0]
+
+
+def store_hosts(url: str) -> tuple[str, ...]:
+    """The hosts that a store's URL names; none for `memory` and a Unix socket."""
+    scheme, _, rest = url.partition("://")
+    if not rest or scheme == "redis+unix":
+        return ()
+    servers = rest.partition("/")[0].rpartition("@")[2].split(",")
+    return tuple(re.sub(r":[0-9]+$", "", server).strip("[]") for server in servers)
 
 
 def _store_server(text: str) -> None:

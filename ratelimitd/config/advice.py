@@ -7,10 +7,9 @@ and what to do about it.
 from __future__ import annotations
 
 import datetime as dt
-import ipaddress
 from collections.abc import Iterator
 
-from ratelimitd.config import checks, model, units
+from ratelimitd.config import checks, model, store_advice, units
 from ratelimitd.config.document import Node, place_of
 from ratelimitd.errors import Problem
 
@@ -29,6 +28,7 @@ def warnings(
     there, so nothing is said of them alone."""
     found = [advice for rule in _RULES for advice in rule(config)]
     found += _certificates(config, now_s)
+    found += store_advice.found(config)
     return [
         place_of(root, *path).problem(sentence)
         for path, sentence in found
@@ -124,19 +124,12 @@ def _no_limit(config: model.Config) -> Iterator[Advice]:
 def _public_admin(config: model.Config) -> Iterator[Advice]:
     """Metrics and keys tell a good deal, and only a token keeps strangers from changes."""
     host = config.admin.host
-    if config.admin.required and host and not _is_loopback(host):
+    if config.admin.required and host and not store_advice.is_loopback(host):
         sentence = (
             f"the admin address {host} can be reached from elsewhere: metrics, keys and events are shown to "
             "whoever connects. Bind it to 127.0.0.1, or see to it that a firewall is before it"
         )
         yield ("admin", "bind"), sentence
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _certificates(config: model.Config, now_s: float) -> Iterator[Advice]:

@@ -24,6 +24,8 @@ LARGEST_FILE = 1 << 20
 DEEPEST_NESTING = 32
 
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# User and password of a URL, and whatever else stands before the last @: a slash in a password is a mistake.
+_LOGIN = re.compile(r"(?<=://).*@", re.DOTALL)
 _BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 
 
@@ -78,7 +80,9 @@ class Document:
 
 
 def quote(text: str) -> str:
-    """`text` for a message: short, and without anything that a terminal would obey."""
+    """`text` for a message: short, without anything that a terminal would obey, and without the password of a
+    URL."""
+    text = _LOGIN.sub("***@", text)
     shown = text if len(text) <= 60 else f"{text[:57]}..."
     return repr(shown) if shown.isprintable() else ascii(shown)
 

@@ -147,8 +147,15 @@ class KeyChange(msgspec.Struct, frozen=True):
 
 
 class ChangedAnswer(msgspec.Struct, frozen=True):
+    """What was done on this node, and what becomes of it on the others. `alone`: there are none, `store` is
+    memory; `told`: they do it within 2 s; `waiting`: they hear of it when the store is back; `refused`: they
+    never do, and `why`."""
+
     changed: Literal["reset", "ban", "unban"]
     keys: tuple[KeyChange, ...]
+    fleet: Literal["alone", "told", "waiting", "refused"] = "alone"
+    nodes: int = 1
+    why: str = ""
 
 
 class TopKey(msgspec.Struct, frozen=True):

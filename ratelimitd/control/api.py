@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import ratelimitd
 from ratelimitd.config import units
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ratelimitd.config.model import Limit
     from ratelimitd.control.admin_request import Request
     from ratelimitd.control.census import Census
+    from ratelimitd.control.changes import Changes
     from ratelimitd.control.journal import Journal
     from ratelimitd.control.keyring import Key, Keyring
     from ratelimitd.control.pressure import Sampler
@@ -58,6 +59,7 @@ class Parts:
     drain: Callable[[], None]
     sampler: Sampler
     upstreams: UpstreamStates
+    changes: Changes | None  # None: there is no fleet
 
 
 class Api:
@@ -195,7 +197,7 @@ class Api:
     async def _reset(self, request: Request) -> Response:
         found = self._find(request)
         changes = tuple(self._parts.keyring.reset(key) for key in found)
-        return self._changed(answers.ChangedAnswer("reset", changes))
+        return await self._changed("reset", changes)
 
     async def _ban(self, request: Request) -> Response:
         found = self._find(request, "for")
@@ -208,12 +210,12 @@ class Api:
             changes = tuple(self._parts.keyring.ban(key, for_ms * 1000) for key in found)
         except ValueError as error:
             raise Refused(400, str(error)) from None
-        return self._changed(answers.ChangedAnswer("ban", changes), f" for {units.format_duration(for_ms)}")
+        return await self._changed("ban", changes, f" for {units.format_duration(for_ms)}")
 
     async def _unban(self, request: Request) -> Response:
         found = self._find(request)
         changes = tuple(self._parts.keyring.unban(key) for key in found)
-        return self._changed(answers.ChangedAnswer("unban", changes))
+        return await self._changed("unban", changes)
 
     def _find(self, request: Request, *more: str) -> tuple[Key, ...]:
         request.allow("key", "limit", *more)
@@ -225,15 +227,24 @@ class Api:
         except ValueError as error:
             raise Refused(404, str(error)) from None
 
-    def _changed(self, answer: answers.ChangedAnswer, how: str = "") -> Response:
-        for change in answer.keys:
+    async def _changed(
+        self,
+        changed: Literal["reset", "ban", "unban"],
+        keys: tuple[answers.KeyChange, ...],
+        how: str = "",
+    ) -> Response:
+        for change in keys:
             self._parts.journal.note(
-                f"key_{answer.changed}",
-                f"an operator's {answer.changed} of {change.key} in {change.limit}{how}",
+                f"key_{changed}",
+                f"an operator's {changed} of {change.key} in {change.limit}{how}",
                 limit=change.limit,
                 key=change.key,
             )
-        return _ok(answer)
+        if self._parts.changes is None:
+            return _ok(answers.ChangedAnswer(changed, keys))
+        spread = await self._parts.changes.settle()
+        nodes = self._parts.views.store().nodes
+        return _ok(answers.ChangedAnswer(changed, keys, spread.state, nodes, spread.why))
 
     async def _reload(self, request: Request) -> Response:
         request.allow()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from ratelimitd.config import model, units
+from ratelimitd.config import addresses, model, units
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -53,7 +53,8 @@ def _field(path: str, name: str, before: Any, after: Any) -> Iterator[str]:
     elif isinstance(before, msgspec.Struct) and type(before) is type(after):
         yield from _struct(here, before, after)
     else:
-        yield f"{here} {show(name, before)} -> {show(name, after)}"
+        was, now = show(name, before), show(name, after)
+        yield f"{here} {was} -> {now}{'; another user or password' if was == now else ''}"
 
 
 def _tuple(path: str, here: str, name: str, before: tuple[Any, ...], after: tuple[Any, ...]) -> Iterator[str]:
@@ -107,7 +108,7 @@ def _rates(here: str, before: tuple[model.Rate, ...], after: tuple[model.Rate, .
     kept = {rate.window_us for rate in before}
     fresh = [rate for rate in after if rate.window_us not in kept]
     if not fresh:
-        yield line
+        yield f"{line}; what was counted stays"
     elif len(before) == len(after) == 1:
         yield f"{line}; window changed: counts start fresh"
     else:
@@ -168,6 +169,8 @@ def show(name: str, value: Any) -> str:
     """A value as an operator writes it."""
     if name.endswith("_ms") and isinstance(value, int):
         return units.format_duration(value)
+    if name == "store":
+        return addresses.without_login(value)
     if name == "expires_s":
         return str(dt.datetime.fromtimestamp(value, dt.UTC).date())
     if name == "fingerprint":

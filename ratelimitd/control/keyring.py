@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING
 
 from ratelimitd.config import units
 from ratelimitd.control.answers import KeyAnswer, KeyChange, TopKey, WindowAnswer
+from ratelimitd.control.changes import KEPT_US
 from ratelimitd.control.keytexts import Parts, Texts, may_be, shown, value_of
+from ratelimitd.control.places import Place, Places
 from ratelimitd.errors import ClientFault
+from ratelimitd.fleet.changes import Kind
 from ratelimitd.limits import window
-from ratelimitd.limits.keys import address, material, salt
-from ratelimitd.limits.policy import ban_name, override_value
-from ratelimitd.limits.table import siphash24
+from ratelimitd.limits.keys import address
+from ratelimitd.limits.policy import override_value
 from ratelimitd.segment.memory import boottime_us
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ratelimitd.config.model import Config, Limit, Rate
+    from ratelimitd.control.changes import Changes
     from ratelimitd.limits.table import Peeked, Table
     from ratelimitd.segment.memory import Segment
 
@@ -36,23 +39,24 @@ class Key:
     parts: Parts
 
 
-@dataclasses.dataclass(frozen=True)
-class _Window:
-    """A key in one window of its limit: where the table has it."""
-
-    rate: Rate
-    limit_id: int
-    hash: int
-
-
 class Keyring:
-    """The keys of the configuration in force. ValueError of its methods is for who asked."""
+    """The keys of the configuration in force. ValueError of its methods is for who asked. What they change is
+    told to `changes`, where there is a fleet."""
 
-    def __init__(self, segment: Segment, table: Table, texts: Texts, config: Callable[[], Config]) -> None:
+    def __init__(
+        self,
+        segment: Segment,
+        table: Table,
+        texts: Texts,
+        config: Callable[[], Config],
+        changes: Changes | None = None,
+    ) -> None:
         self._segment = segment
         self._table = table
         self._texts = texts
         self._config = config
+        self._changes = changes
+        self._in_table = Places(segment, table, config)
 
     def find(self, texts: Sequence[str], limit: str | None) -> tuple[Key, ...]:
         """The keys that `texts` mean: one for each thing that the limit counts by, or what a list shows."""
@@ -84,9 +88,9 @@ class Keyring:
         """A key as it stands."""
         now_us = boottime_us()
         windows, banned_us = [], 0
-        for place in self._windows(key):
-            peeked = self._table.peek(place.hash, window.slot_us(place.rate.window_us), now_us)
-            windows.append(_window_answer(place.rate, peeked, now_us))
+        for rate, place in zip(self._rates(key), self._places(key), strict=True):
+            peeked = self._table.peek(place.hash, window.slot_us(rate.window_us), now_us)
+            windows.append(_window_answer(rate, peeked, now_us))
             banned_us = max(banned_us, peeked.banned_until_us if peeked else 0)
         known = self._texts.get(key.limit.name, key.parts)
         return KeyAnswer(
@@ -100,33 +104,36 @@ class Keyring:
     def reset(self, key: Key) -> KeyChange:
         """Forget what was counted, a ban included."""
         now_us = boottime_us()
-        places = [*(place.hash for place in self._windows(key)), *self._refusals(key)]
-        found = [self._table.reset(place, now_us) for place in places]
+        places = self._places(key)
+        self._tell_unbanned(key, places, now_us)
+        found = [self._in_table.reset(place, now_us) for place in places]
         self._texts.forget(key.limit.name, key.parts)
+        for place in places:
+            self._tell(Kind.RESET, place, now_us + KEPT_US, key)
         return self._change(key, any(found))
 
     def ban(self, key: Key, for_us: int) -> KeyChange:
         """Refuse the key for `for_us` from now on."""
         now_us = boottime_us()
-        windows = list(self._windows(key))
-        if not windows:
+        places = self._places(key)
+        if not places:
             raise ValueError(f"{key.limit.name} counts requests in flight, by which nobody can be banned")
-        slots = [window.slot_us(place.rate.window_us) for place in windows]
         was_known = [
-            self._table.peek(place.hash, slot_us, now_us) is not None
-            for place, slot_us in zip(windows, slots, strict=True)
+            self._table.peek(place.hash, window.slot_us(place.window.window_us), now_us) is not None
+            for place in places
         ]
-        for place in windows:
-            self._table.ban(place.hash, place.limit_id, now_us + for_us, now_us)
+        for place in places:
+            self._in_table.ban(place, now_us + for_us, now_us)
+            self._tell(Kind.BAN, place, now_us + for_us, key)
         self._texts.banned(key.limit.name, key.parts, now_us + for_us, now_us)
         return self._change(key, any(was_known))
 
     def unban(self, key: Key) -> KeyChange:
         """Lift a ban; what was counted stays, but for the refusals that would lead to the next ban."""
         now_us = boottime_us()
-        for refusals in self._refusals(key):
-            self._table.reset(refusals, now_us)
-        found = [self._table.unban(place.hash, now_us) for place in self._windows(key)]
+        places = self._places(key)
+        self._tell_unbanned(key, places, now_us)
+        found = [self._in_table.unban(place, now_us) for place in places]
         if self._texts.get(key.limit.name, key.parts):
             self._texts.banned(key.limit.name, key.parts, 0, now_us)
         return self._change(key, any(found))
@@ -154,6 +161,16 @@ class Keyring:
 
     def text(self, parts: Parts) -> str:
         return shown(parts, self._segment.limit_secret)
+
+    def _tell_unbanned(self, key: Key, places: Iterable[Place], now_us: int) -> None:
+        """Told for as long as the ban may last on a node that is away."""
+        for place in places:
+            until_us = max(now_us + KEPT_US, self._in_table.banned_until_us(place, now_us))
+            self._tell(Kind.UNBAN, place, until_us, key)
+
+    def _tell(self, kind: Kind, place: Place, until_us: int, key: Key) -> None:
+        if self._changes is not None:
+            self._changes.add(kind, place, until_us, key.parts)
 
     def _change(self, key: Key, was_known: bool) -> KeyChange:
         return KeyChange(key.limit.name, self.text(key.parts), was_known)
@@ -195,11 +212,12 @@ class Keyring:
         except ClientFault as error:
             raise ValueError(str(error)) from None
 
-    def _windows(self, key: Key) -> Iterator[_Window]:
-        for rate in self._rates(key):
-            limit_id = self._segment.registry.limit_id(key.limit.name, rate.window_us)
-            salted = material(salt(key.limit.name, rate.window_us), key.parts)
-            yield _Window(rate, limit_id, siphash24(salted, self._segment.limit_secret))
+    def _places(self, key: Key) -> tuple[Place, ...]:
+        """Where the table has it, by its rates."""
+        table = self._in_table
+        return tuple(
+            table.place(table.window(key.limit, rate.window_us), key.parts) for rate in self._rates(key)
+        )
 
     def _rates(self, key: Key) -> tuple[Rate, ...]:
         """The rates by which a key is counted: the limit's, or its own."""
@@ -211,14 +229,6 @@ class Keyring:
                 if override_value(kind, text, prefixes) == value:
                     return rates
         return key.limit.rates
-
-    def _refusals(self, key: Key) -> Iterator[int]:
-        """Where the refusals that lead to a ban are counted: under the hash of the first rate's key."""
-        if key.limit.ban is not None:
-            first = next(self._windows(key)).hash
-            ban_salt = salt(ban_name(key.limit.name), key.limit.ban.within_ms * 1000)
-            counted = material(ban_salt, (("client", first.to_bytes(8, "little")),))
-            yield siphash24(counted, self._segment.limit_secret)
 
 
 def is_network(text: str) -> bool:

@@ -16,8 +16,9 @@ import random
 import time
 from typing import TYPE_CHECKING, Final, Literal
 
+from ratelimitd.config.addresses import without_login
 from ratelimitd.control.heartbeat import NodesSeen
-from ratelimitd.control.store_report import Exceptions, StoreReport, shown_url
+from ratelimitd.control.store_report import Exceptions, StoreReport
 from ratelimitd.control.store_return import Return
 from ratelimitd.control.store_session import Session
 from ratelimitd.control.tasks import cancelled
@@ -71,13 +72,14 @@ class Place:
 @dataclasses.dataclass(frozen=True)
 class Node:
     """What the store acts on, once there is a segment: its words, workers, what is owed, another secret, and
-    what else goes along with each sign of life."""
+    what else goes along with each sign of life, which hears whether the store may have lost what it held."""
 
     words: StoreWords
     send: Callable[[StoreOrder], None]
     push: Callable[[Session, bool], Coroutine[object, object, None]]
     adopt: Callable[[bytes], None]
-    beside: Callable[[Session], Awaitable[None]]
+    beside: Callable[[Session, bool], Awaitable[None]]
+    ended: Callable[[], None]
 
 
 class Store:
@@ -85,7 +87,7 @@ class Store:
 
     def __init__(self, place: Place, options: StoreOptions, heartbeat: Heartbeat, note: Note) -> None:
         self._place = place
-        self._url = shown_url(place.url)
+        self._url = without_login(place.url)
         self._deadline_s = options.deadline_ms / 1000
         self._heartbeat = heartbeat
         self._note = note
@@ -170,6 +172,8 @@ class Store:
                 async with asyncio.timeout(self._deadline_s):
                     await self._heartbeat.leave(self._session)
         self._drop()
+        if self._node is not None:
+            self._node.ended()
 
     # --- held ---------------------------------------------------------------------------------------------
 
@@ -195,22 +199,29 @@ class Store:
             await asyncio.sleep(max(0.0, began_s + PING_S - loop.time()))
 
     async def _beat(self, node: Node) -> None:
+        is_doubtful = True
         while self._is_up and self._session is not None:
+            session = self._session
             try:
                 held_ms = self._return.held_ms(boottime_us())
-                beat = await self._heartbeat.beat(self._session, held_ms, self._return.back_from_us)
+                beat = await self._heartbeat.beat(session, held_ms, self._return.back_from_us)
                 self._take(node, beat)
-                await node.beside(self._session)
+                await node.beside(session, is_doubtful or beat.is_list_lost or beat.is_other_server)
+                is_doubtful = False
             except StoreFault as fault:
                 self._fall(str(fault))
                 return
             if self._untold:
                 self._untold = False
-                node.send(StoreOrder(self._session.where, self._place.credentials))
+                node.send(StoreOrder(session.where, self._place.credentials))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(BEAT_RETURNING_S if self._return.is_under_way else BEAT_S):
                     await self._hurry.wait()
             self._hurry.clear()
+
+    @property
+    def is_up(self) -> bool:
+        return self._is_up
 
     def hurry(self) -> None:
         """There is something to tell the fleet: beat now."""

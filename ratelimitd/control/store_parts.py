@@ -19,6 +19,7 @@ from ratelimitd.segment.store import StoreWords
 
 if TYPE_CHECKING:
     from ratelimitd.config.model import Config
+    from ratelimitd.control.changes import Changes
     from ratelimitd.control.journal import Note
     from ratelimitd.control.reload import Reloader
     from ratelimitd.control.store_session import Session
@@ -39,7 +40,7 @@ def new_store(config: Config, note: Note) -> Store:
     return Store(place, options, Heartbeat(options.prefix, secret), note)
 
 
-def joined(segment: Segment, table: Table, workers: Workers, reloader: Reloader) -> Node:
+def joined(segment: Segment, table: Table, workers: Workers, reloader: Reloader, changes: Changes) -> Node:
     """Whom the store tells, now that there is a segment."""
     words = StoreWords(segment.memory)
     prefix = reloader.config.store_options.prefix
@@ -47,12 +48,13 @@ def joined(segment: Segment, table: Table, workers: Workers, reloader: Reloader)
 
     def adopt(secret: bytes) -> None:
         segment.adopt(secret)
+        changes.adopt()
         reloader.renew()
 
-    async def each_beat(_: Session) -> None:
-        """Changes of the fleet come here."""
+    async def each_beat(session: Session, is_doubtful: bool) -> None:
+        await changes.beat(session, is_doubtful=is_doubtful)
 
-    return Node(words, workers.send_store, push.run, adopt, each_beat)
+    return Node(words, workers.send_store, push.run, adopt, each_beat, changes.close)
 
 
 def read_secret(path: str) -> bytes:

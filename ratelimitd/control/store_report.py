@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
@@ -15,8 +14,6 @@ logger = logging.getLogger(__name__)
 
 # The bounded cases in which a limit may be passed. Evictions are counted by the table.
 REASONS: Final = ("store_lost", "data_lost", "cut_off", "node_died", "clock_step", "secret")
-
-_LOGIN: Final = re.compile(r"(?<=://)[^/@]*@")
 
 
 class StoreReport(msgspec.Struct, frozen=True):
@@ -38,11 +35,6 @@ class StoreReport(msgspec.Struct, frozen=True):
 
 def no_store() -> StoreReport:
     return StoreReport("memory")
-
-
-def shown_url(url: str) -> str:
-    """A URL without the name and password that may be in it."""
-    return _LOGIN.sub("", url)
 
 
 class Exceptions:

@@ -25,6 +25,7 @@ from ratelimitd.control.access_log import AccessLogWriter
 from ratelimitd.control.admin import AdminServer
 from ratelimitd.control.api import Api, Parts
 from ratelimitd.control.census import Census
+from ratelimitd.control.changes import Changes
 from ratelimitd.control.cpus import available_cpus
 from ratelimitd.control.health import HealthChecks
 from ratelimitd.control.inherited import Inherited
@@ -34,6 +35,7 @@ from ratelimitd.control.keytexts import Texts
 from ratelimitd.control.listening import Listening
 from ratelimitd.control.names import Names
 from ratelimitd.control.notify import Notifier
+from ratelimitd.control.places import Places
 from ratelimitd.control.pressure import Sampler
 from ratelimitd.control.reader import Reader
 from ratelimitd.control.reload import Reloader
@@ -48,7 +50,7 @@ from ratelimitd.control.workers import Workers
 from ratelimitd.errors import RatelimitdError
 from ratelimitd.limits.inflight import InFlight
 from ratelimitd.limits.table import Table
-from ratelimitd.proxy.orders import Refusals, StoreLost, Unreached
+from ratelimitd.proxy.orders import Banned, Refusals, StoreLost, Unreached
 from ratelimitd.segment import layout
 from ratelimitd.segment.memory import Segment
 
@@ -146,8 +148,9 @@ class Supervisor:
                 names.hurry()
 
             told: dict[type[Message], Callable[[Any], None]] = {Refusals: texts.take, Unreached: unreached}
-            if store is not None:
-                told[StoreLost] = store.take_report
+            changes = self._changes(store, segment, table, lambda: reloader.config)
+            if store is not None and changes is not None:
+                told |= {StoreLost: store.take_report, Banned: changes.banned}
             workers = Workers(*(self._command, segment, count, listening, self._journal.note), told)
             names = Names(lambda: reloader.config, workers.send_addresses, self._journal.note)
             health = HealthChecks(
@@ -159,16 +162,16 @@ class Supervisor:
             sampler = Sampler(
                 segment, workers.own_pages, lambda: reloader.config.shedding, self._journal.note
             )
-            if store is not None:
-                store.join(joined(segment, table, workers, reloader))
+            if store is not None and changes is not None:
+                store.join(joined(segment, table, workers, reloader, changes))
             views = Views(
                 *(self._status, segment, workers, census, access_log, sampler, upstreams),
                 store.report if store else no_store,
             )
-            keyring = Keyring(segment, table, texts, lambda: reloader.config)
+            keyring = Keyring(segment, table, texts, lambda: reloader.config, changes)
             parts = Parts(
                 *(self._status, segment, workers, census, views, keyring, self._journal, reloader),
-                *(self._end, sampler, upstreams),
+                *(self._end, sampler, upstreams, changes),
             )
             admin = AdminServer(views.pages() | Api(parts).pages())
             try:
@@ -186,6 +189,16 @@ class Supervisor:
                 await workers.ended()
                 await admin.close()
                 await asyncio.to_thread(access_log.close)
+
+    def _changes(
+        self, store: Store | None, segment: Segment, table: Table, config: Callable[[], Config]
+    ) -> Changes | None:
+        """How bans and resets of keys reach the other nodes."""
+        if store is None:
+            return None
+        places = Places(segment, table, config)
+        prefix = self._config.store_options.prefix
+        return Changes(places, prefix, self._journal.note, store.hurry, lambda: store.is_up)
 
     def _listen(self, count: int) -> Listening:
         listening = Listening.open(self._config.listen, count, Inherited.from_environ(os.environ))

@@ -19,6 +19,7 @@ from ratelimitd.errors import StartError
 from ratelimitd.limits.inflight import InFlight
 from ratelimitd.proxy.orders import (
     Addresses,
+    Banned,
     Compile,
     Compiled,
     Drain,
@@ -259,7 +260,7 @@ class Workers:
                 self._note_reload()
             case Drained():
                 logger.info("worker %d (pid %d) has drained", worker.index, worker.process.pid)
-            case Refusals() | StoreLost() | Unreached():
+            case Refusals() | Banned() | StoreLost() | Unreached():
                 self._told[type(report)](report)
             case _:
                 pass

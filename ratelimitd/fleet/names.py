@@ -23,6 +23,11 @@ def secret_key(prefix: str) -> bytes:
     return f"{prefix}{{secret}}".encode()
 
 
+def changes_key(prefix: str) -> bytes:
+    """What operators and `ban` rules changed of single keys."""
+    return f"{prefix}{{changes}}".encode()
+
+
 def _window(window_us: int) -> str:
     for size_us, unit in ((1_000_000, "s"), (1_000, "ms")):
         if window_us % size_us == 0:

@@ -1,7 +1,8 @@
 -- take: charges one key of one limit, and gives a node units of it that it may spend without asking again.
 --
--- KEYS[1]: the key, a string: `<I4dd` (incarnation, the key's clock when it was last seen in us, offset of that
--- clock to TIME in us), then `<BI4` for each slot that is not empty: how far below the fourth slot ahead, units.
+-- KEYS[1]: the key, a string: `<I4dd` (incarnation, with the one before a reset in the upper 16 bits, the key's clock
+-- when it was last seen in us, offset of that clock to TIME in us), then `<BI4` for each slot that is not empty: how
+-- far below the fourth slot ahead, units.
 -- ARGV[1]: '<d...' packed numbers: 1 slot length us, 2 limit, 3 need (cost of what waits), 4 want (use per slot),
 -- 5 nodes, 6 known incarnation or 0, 7 nonce for a new one (1 to 2^16 - 1), 8 debt (charged unasked), 9 least
 -- (smallest cost that waits), 10 hold us, 11 recent slots of the own list to charge (-1: no own list), 12 number
@@ -19,19 +20,21 @@ local L, limit, need, want, nodes, known, nonce, debt, least, hold, recent, nret
 local t = redis.call('TIME')
 local now = t[1] * 1000000 + t[2]
 local raw = redis.call('GET', KEYS[1])
-local clock, inc, off, seen, v, top = now, 0, 0, 0, {}, 0
+local clock, inc, before, off, seen, v, top = now, 0, 0, 0, 0, {}, 0
 if raw then
   inc, seen, off = unpack_('<I4dd', raw)
+  before, inc = floor(inc / 65536), inc % 65536
   clock = now + off
   if clock < seen then off = off + seen - clock; clock = seen end  -- TIME went back: the key's clock stands, then goes on
   v = {unpack_('<' .. ('BI4'):rep((#raw - 20) / 5), raw, 21)}
   top = floor(seen / L) + AHEAD
 end
 local cur = floor(clock / L)
-if known ~= 0 and known ~= inc and recent < 0 then
+local reset = known ~= 0 and known == before            -- nothing is lost: an operator had it forgotten
+if known ~= 0 and known ~= inc and not reset and recent < 0 then
   return {-1, 0, cur, 0, now, 0, 0, inc, cur}         -- what this node spent is not in here: come again with the own list
 end
-local lost = known ~= inc
+local lost = known ~= inc and not reset
 if inc == 0 then inc = nonce end
 local old, n, h, sum = {}, 0, {0, 0, 0, 0, 0}, 0   -- closed slots (slot, units, ascending); the current one and 4 ahead
 for j = 1, #v - 1, 2 do
@@ -48,7 +51,7 @@ if ARGV[2] then
     if j > 2 * nret then
       s = cur - s
       if a[j] <= B and (lost or a[j] <= recent) then c[s] = (c[s] or 0) + u end
-    elseif not lost then
+    elseif not lost and not reset then
       s = cur + AHEAD - (cur + AHEAD - s) % 65536       -- nodes keep 16 bits of a slot
       if c[s] then c[s] = max(0, c[s] - u) end
     end
@@ -84,7 +87,7 @@ local newest = 0
 for j = 1, 5 do
   if h[j] > 0 then old[n + 1] = AHEAD + 1 - j; old[n + 2] = min(h[j], 4294967295); n = n + 2; newest = j - 1 end
 end
-redis.call('SET', KEYS[1], pack_('<I4dd' .. ('BI4'):rep(n / 2), inc, clock, off, unpack(old)),
+redis.call('SET', KEYS[1], pack_('<I4dd' .. ('BI4'):rep(n / 2), before * 65536 + inc, clock, off, unpack(old)),
   'PX', math.ceil((newest + B + 2) * L / 1000) + KEEP)
 return {granted, lease, cur + last, min((cur + last + 1) * L - clock, LONGEST), now, sum, deny, inc, cur + at,
   (cur + at + 1) * L - clock}

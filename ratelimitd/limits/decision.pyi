@@ -6,6 +6,8 @@ from ratelimitd.limits.policy import LimitRules
 from ratelimitd.limits.shared import Shared
 from ratelimitd.limits.table import Table
 
+def take_bans() -> list[tuple[int, int, int]]: ...
+
 @final
 class Limiter(Charges):
     def __init__(

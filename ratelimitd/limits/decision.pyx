@@ -26,6 +26,16 @@ from ratelimitd.limits.table cimport (
 from ratelimitd.limits import fields
 
 
+cdef list untold_bans = []  # of this process: they outlive the Limiter that a reload replaces
+
+
+def take_bans():
+    """(key, limit id, until when) of each ban by a rule since the last time, where there is a fleet to tell."""
+    taken = untold_bans[:]
+    untold_bans.clear()
+    return taken
+
+
 cdef inline char* put(char* out, bytes text) noexcept:
     memcpy(out, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
     return out + PyBytes_GET_SIZE(text)
@@ -194,10 +204,11 @@ cdef class Limiter(Charges):
         cdef Decided counted
         counted.at_us = self.decided.at_us
         charge.key = self.hash(state.ban_salt, CLIENT, <const uint8_t*>&key, sizeof(key))
+        cdef int limit_id = self.templates[state.base.first].limit_id
         if self.table.admit(&charge, 1, self.decided.at_us, &counted) == REFUSED:
-            self.table.ban(
-                key, self.templates[state.base.first].limit_id, counted.at_us + state.ban_us, counted.at_us
-            )
+            self.table.ban(key, limit_id, counted.at_us + state.ban_us, counted.at_us)
+            if self.shared is not None:
+                untold_bans.append((key, limit_id, counted.at_us + state.ban_us))
         return 0
 
     cdef void _count_admitted(self) noexcept:

@@ -88,6 +88,12 @@ class Refusals(msgspec.Struct, frozen=True, tag=True):
     keys: tuple[tuple[str, bytes, int], ...]
 
 
+class Banned(msgspec.Struct, frozen=True, tag=True):
+    """Keys that a `ban` rule has banned: hash, id of the limit's window, until when (us of BOOTTIME)."""
+
+    keys: tuple[tuple[int, int, int], ...]
+
+
 class StoreLost(msgspec.Struct, frozen=True, tag=True):
     """The store does not answer this worker, or not in time: its limits are kept without it."""
 
@@ -101,5 +107,5 @@ class Unreached(msgspec.Struct, frozen=True, tag=True):
 
 
 Order = Start | Compile | Swap | Addresses | Store | Drain | Stop
-Report = Ready | Compiled | Swapped | Failed | Drained | Refusals | StoreLost | Unreached
+Report = Ready | Compiled | Swapped | Failed | Drained | Refusals | Banned | StoreLost | Unreached
 Message = Order | Report

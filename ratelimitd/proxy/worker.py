@@ -25,6 +25,7 @@ import uvloop
 
 from ratelimitd.config.model import Config
 from ratelimitd.errors import RatelimitdError, SegmentError
+from ratelimitd.limits.decision import take_bans
 from ratelimitd.limits.inflight import InFlight
 from ratelimitd.limits.table import Table, siphash24
 from ratelimitd.overload.gate import Gate
@@ -55,6 +56,8 @@ TICK_MS: Final = 50
 MOST_MISSED: Final = 20  # ticks
 CLEAR_TRIES: Final = 200
 TELL_MS: Final = 1_000
+# Requests that wait hold objects that a collection would only walk over.
+MOST_YOUNG: Final = 10_000
 # No limit has the id 0, so no key of a limit is this one, and `x` is that of one client's connections.
 ALL_CONNECTIONS: Final = b"\0\0t"
 MOST_DESCRIPTORS: Final = 1 << 30  # "unlimited" is a number that fits into an int
@@ -154,6 +157,7 @@ class Worker:
         # What is loaded now stays: the collector need not look at it again.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(MOST_YOUNG)
 
     def _protocols(self, bind: str) -> Callable[[], asyncio.BaseProtocol]:
         """What makes the protocol of each connection that is accepted on `bind`."""
@@ -173,6 +177,7 @@ class Worker:
         self._follower.tick(now_us)
         self._backlog.measure()
         self._pass_time(count)
+        self._tell_bans()
         self._tell(now_us)
         if self._drain_by_us and self._is_drained():
             self._channel.send(orders.Drained())
@@ -184,6 +189,11 @@ class Worker:
         nobody else's fault."""
         missed, self._missed = self._missed, min(count - 1, MOST_MISSED)
         self._live.wheel.advance(self._live.wheel.now + 1 + missed)
+
+    def _tell_bans(self) -> None:
+        """The other nodes are to refuse them too, within 2 s."""
+        if bans := take_bans():
+            self._channel.send(orders.Banned(tuple(bans)))
 
     def _tell(self, now_us: int) -> None:
         """Once a second the supervisor hears whom this worker refuses, since it knows keys by their hash

@@ -146,12 +146,30 @@ def keys_change(client: AdminClient, say: Say, verb: str, parameters: Parameters
     answer = client.post(f"/api/keys/{verb}", answers.ChangedAnswer, parameters)
     if as_json:
         say(_json(answer))
-        return 0
+        return 1 if answer.fleet == "refused" else 0
     done = {"reset": "was reset", "ban": "is banned", "unban": "is not banned"}[verb]
     for key in answer.keys:
         unknown = "" if key.was_known or verb == "ban" else " (nothing was counted for it)"
         say(f"{key.limit}: {key.key} {done}{unknown}")
-    return 0
+    if answer.fleet != "alone":
+        say(_spread(answer))
+    return 1 if answer.fleet == "refused" else 0
+
+
+def _spread(answer: answers.ChangedAnswer) -> str:
+    """What the other nodes do."""
+    match answer.fleet:
+        case "waiting":
+            return (
+                "on this node only for now: the store is away, and the others hear of it when it is back; "
+                "until then repeat it on each of them"
+            )
+        case "refused":
+            return f"on this node only: {answer.why}; repeat it on each node"
+        case _ if answer.nodes == 1:
+            return "this node is the only one that shares the store now; one that joins hears of it"
+        case _:
+            return f"all {answer.nodes} nodes within 2 seconds"
 
 
 def _json(answer: msgspec.Struct) -> str:

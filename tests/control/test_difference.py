@@ -42,7 +42,10 @@ def changed(**changes: object) -> Config:
     ("new", "lines"),
     [
         (OLD, []),
-        (limit(rates=(Rate(200, 10_000_000),)), ["limit per-client: rate 100/10s -> 200/10s"]),
+        (
+            limit(rates=(Rate(200, 10_000_000),)),
+            ["limit per-client: rate 100/10s -> 200/10s; what was counted stays"],
+        ),
         (
             limit(rates=(Rate(100, 20_000_000),)),
             ["limit per-client: rate 100/10s -> 100/20s; window changed: counts start fresh"],
@@ -60,6 +63,7 @@ def changed(**changes: object) -> Config:
             limit(ban=Ban(20, 60_000, 600_000)),
             ["limit per-client: ban none -> {after: 20, within: 1m, for: 10m}"],
         ),
+        (changed(store="redis://u:hunter2@h:6379/1"), ["store memory -> redis://h:6379/1"]),
         (changed(limits=(PER_KEY,)), ["limit per-client removed"]),
         (
             changed(limits=(Limit("all", per=("global",), rates=(Rate(9, 1_000_000),)), PER_CLIENT, PER_KEY)),
@@ -129,3 +133,10 @@ def test_every_field_that_differs_makes_a_line() -> None:
 def test_no_secret_of_an_override_is_told() -> None:
     new = changed(limits=(PER_CLIENT, msgspec.structs.replace(PER_KEY, overrides=())))
     assert "secret" not in "".join((*differences(OLD, new), *differences(new, OLD)))
+
+
+def test_another_password_of_the_store_is_told_without_it() -> None:
+    old = changed(store="rediss+sentinel://u:hunter2@h1,h2/limits")
+    (line,) = differences(old, changed(store="rediss+sentinel://u:pa@ss@h1,h2/limits"))
+    where = "rediss+sentinel://h1,h2/limits"
+    assert line == f"store {where} -> {where}; another user or password"

@@ -23,7 +23,8 @@ from tests.replay.recorder import Recorder
 
 BEHIND = b"GET /smuggled HTTP/1.1\r\nHost: a.example\r\n\r\n"
 CONFIG = """
-upstreams: {{web: {{servers: ['http://127.0.0.1:{}']}}}}
+upstreams: {{web: {{servers: ['http://127.0.0.1:{}'], concurrency: unlimited}}}}
+shedding: {{cpu_pressure: {{signal: none}}}}
 timeouts: {{head: 2m, body: 2m}}  # for those that come byte by byte
 """
 BYTE_BY_BYTE = 700  # cases of more bytes than this are sent so in `make test-slow` only

@@ -48,6 +48,7 @@ def test_another_count(tmp_path: Path, nginx: Nginx, redis: Redis, before: int, 
         late = [a for a in answers if a.sent_us > reloaded_us + new.window_us and a.status == 200]
         seconds = (answers[-1].sent_us - reloaded_us) / 1e6 - 1
         assert len(late) >= 0.85 * after * PATHS * (seconds - 1), "a denial of the old size is not believed"
+        assert all("what was counted stays" in node.daemon.stderr for node in fleet.nodes), "it says so"
 
 
 @pytest.mark.slow

@@ -128,7 +128,9 @@ async def reload_well(running: Running, goes_on: Callable[[int], bool]) -> None:
             old, running.rate = running.rate, (1, 6, 3, 9, 2)[number % 5]
             running.write(running.rate)
             answer, _ = await asyncio.to_thread(running.reload)
-            assert answer.changes == (f"limit probe: rate {old}/h -> {running.rate}/h",), answer
+            assert answer.changes == (
+                f"limit probe: rate {old}/h -> {running.rate}/h; what was counted stays",
+            ), answer
             await asyncio.to_thread(running.assert_in_force)
             if not goes_on(number):
                 break

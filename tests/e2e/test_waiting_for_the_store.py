@@ -351,6 +351,7 @@ def test_a_reload_that_drops_the_limit_and_then_the_end(tmp_path: Path, upstream
             answer = client.answer()
             assert (answer.status, answer["ratelimit"]) == (200, '"narrow";r=0;t=60')
             assert client.ask(get("/narrow/1")).status == 200
+            assert idle.ask(get("/narrow/1")).status == 200
             shared.way.hold_replies()
             client.send(get("/drained") + get("/never"))
             shared.wait_active(1)

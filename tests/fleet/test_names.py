@@ -19,6 +19,7 @@ def test_a_window_has_one_spelling(window_us: int, window: str) -> None:
 def test_all_keys_begin_with_the_prefix() -> None:
     assert names.nodes_key("site/") == b"site/{nodes}"
     assert names.secret_key("site/") == b"site/{secret}"
+    assert names.changes_key("site/") == b"site/{changes}"
 
 
 def test_keys_of_a_limit_are_spread_over_a_cluster() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from ratelimitd.errors import StoreFault
+from ratelimitd.fleet.changes import RESET, reset_arguments
 from ratelimitd.fleet.take import AHEAD_SLOTS, CLOSED_SLOTS, TAKE, Take, Taken
 from tests.fleet.model import Model
 from tests.redis_servers import VERSIONS, Redis
@@ -59,6 +60,16 @@ class Script:
         self._compare_stored(name, now_us, written=reply[0] >= 0)
         return Taken.read(reply)
 
+    def reset(self, name: bytes, nonce: int, now_us: int) -> None:
+        """By the script and the model."""
+        known = self.model.keys.get(name)
+        if known and known.expires_ms <= now_us // 1000:
+            self.client.delete(name)
+            del self.model.keys[name]
+        found = self.client.eval(RESET.text, 1, name, *reset_arguments(nonce))
+        assert bool(found) == self.model.reset(name, nonce, now_us)
+        self._compare_stored(name, now_us, written=bool(found))
+
     def _compare_stored(self, name: bytes, now_us: int, *, written: bool) -> None:
         key, raw = self.model.keys.get(name), self.client.get(name)
         assert (key is None) == (raw is None)
@@ -66,7 +77,12 @@ class Script:
             return
         left_ms = key.expires_ms - now_us // 1000
         assert not written or left_ms - 5_000 <= self.client.pttl(name) <= left_ms
-        assert stored(raw) == (key.incarnation, float(key.seen_us), float(key.offset_us), key.counts)
+        assert stored(raw) == (
+            key.before << 16 | key.incarnation,
+            float(key.seen_us),
+            float(key.offset_us),
+            key.counts,
+        )
 
 
 def stored(raw: bytes) -> tuple[int, float, float, dict[int, int]]:
@@ -96,7 +112,7 @@ def test_the_slots_and_the_format_are_those_of_the_model() -> None:
 )
 def test_a_history_is_the_models(client: Any, seed: int) -> None:
     """Random limits, windows of 100 ms to 1 h, costs, debts, steps of the clock both ways, keys that are
-    lost, calls whose replies are lost, calls and returns that come twice."""
+    lost or reset, calls whose replies are lost, calls and returns that come twice."""
     chance = random.Random(seed)
     client.flushall()
     script = Script(client)
@@ -110,6 +126,8 @@ def test_a_history_is_the_models(client: Any, seed: int) -> None:
         if chance.random() < 0.03:
             client.flushall()
             script.model.keys.clear()
+        if chance.random() < 0.05:
+            script.reset(b"{k}", chance.choice([known or 1, 60_000 + number]), now_us)
         take = (
             last if last and chance.random() < 0.1 else some_take(chance, slot_us, limit, known, number, held)
         )
@@ -177,6 +195,25 @@ def test_a_key_that_was_lost_changes_nothing(client: Any) -> None:
     taken = Script(client).both(b"{k}", Take(1_000, 10, 1, 0, 1, known=5, nonce=6), SECOND)
     assert taken.is_lost
     assert client.keys() == []
+
+
+def test_a_reset_gives_all_of_the_limit_and_nothing_comes_back(client: Any) -> None:
+    """Who knew the key goes on without charging anew what it admitted before, and what is returned of leases
+    from before takes nothing from the sum after."""
+    client.flushall()
+    script, now_us = Script(client), 1_800_000_000 * SECOND
+    Stored.slot_us = 322_581
+    first = script.both(b"{k}", Take(322_581, 10, need=6, want=4, nodes=1, known=0, nonce=7), now_us)
+    assert (first.granted, first.lease) == (6, 4)
+    script.reset(b"{k}", 9, now_us)
+    take = Take(322_581, 10, need=8, want=0, nodes=1, known=7, nonce=8, returns=((first.granted_slot, 4),))
+    second = script.both(b"{k}", take, now_us)
+    assert (second.is_lost, second.granted, second.used, second.incarnation) == (False, 8, 8, 9)
+    assert script.both(b"{k}", take, now_us).granted == 2, "the returns took nothing from the 8"
+    own = Take(322_581, 20, need=0, want=0, nodes=1, known=7, nonce=8, recent=0, own=((0, 1), (5, 5)))
+    assert script.both(b"{k}", own, now_us).used == 11, "only what is recent is charged"
+    script.reset(b"{k}", 9, now_us)
+    assert script.both(b"{k}", take, now_us).is_lost, "two resets ago is unknown, which charges too much"
 
 
 def test_the_clock_of_a_key_never_goes_back(client: Any) -> None:

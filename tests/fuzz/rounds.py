@@ -29,7 +29,8 @@ from tests.replay.recorder import Recorder
 
 STREAMS: Final = 300
 _CONFIG: Final = """
-upstreams: {{web: {{servers: ['http://127.0.0.1:{}']}}}}
+upstreams: {{web: {{servers: ['http://127.0.0.1:{}'], concurrency: unlimited}}}}
+shedding: {{cpu_pressure: {{signal: none}}}}  # on a machine that is full the bystander would be shed
 timeouts: {{head: 2m, body: 2m}}
 log: {{access: none}}
 """

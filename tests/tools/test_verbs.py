@@ -152,7 +152,11 @@ def test_a_reload_tells_what_changed_or_why_it_was_refused(site: Site) -> None:
     assert site.says("reload") == (0, "reloaded, and nothing changed\n", "")
     good = site.file.read_text()
     site.file.write_text(good.replace("3/10m", "4/10m"))
-    assert site.says("reload") == (0, "reloaded\n  limit per-client: rate 3/10m -> 4/10m\n", "")
+    assert site.says("reload") == (
+        0,
+        "reloaded\n  limit per-client: rate 3/10m -> 4/10m; what was counted stays\n",
+        "",
+    )
     assert [site.get() for _ in range(5)] == [200, 200, 200, 200, 429]
     site.file.write_text(good.replace("rate: 3/10m", "rats: 3/10m"))
     code, out, _ = site.says("reload")
