@@ -4,10 +4,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from ratelimitd.fleet.wire import Asked, Wire
 from ratelimitd.limits.shared import Shared
 from ratelimitd.limits.table import Table
 
 class _Links(Protocol):
+    @property
+    def only(self) -> Wire | None: ...
     def call(self, key: bytes, command: bytes, token: object) -> None: ...
     def flush(self) -> None: ...
 
@@ -23,7 +26,7 @@ class Waiter:
     @property
     def is_late(self) -> bool: ...
 
-class Call: ...
+class Call(Asked): ...
 
 class Leases:
     def __init__(

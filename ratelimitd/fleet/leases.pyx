@@ -12,13 +12,13 @@ import random
 from collections import deque
 
 import hiredis
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from ratelimitd.fleet.taking cimport MOST_PAIRS, TAKE_NUMBERS, key_name, take_command, whole_command
+from ratelimitd.fleet.wire cimport Asked, Wire
 from ratelimitd.limits.shared cimport Shared
 from ratelimitd.limits.table cimport BY_NOTHING, Charge, Grant, LeftOver, Prepared, Store, Table
-
-from ratelimitd.fleet import take as _take
 
 cdef extern from "<time.h>" nogil:
     struct timespec:
@@ -35,8 +35,9 @@ cdef enum:
     MOST_RETURNS = 20000
     SLOTS = 31
     RECENT_AFTER_LOSS = 0
-
-cdef double LARGEST_NONCE = 65535
+    LARGEST_NONCE = 65535
+    FEWEST_NUMBERS = 9  # the script stops early where the key is another one
+    NUMBERS = 10
 
 
 cdef inline uint64_t clock_us() noexcept:
@@ -50,16 +51,19 @@ cdef inline uint64_t lessened(uint64_t left_us) noexcept:
 
 
 cdef class Waiter:
-    pass
+    def __dealloc__(self):
+        PyMem_Free(self.grants)
+        PyMem_Free(self.slots)
 
 
-cdef class Call:
-    pass
+cdef class Call(Asked):
+    cdef int take_numbers(self, const int64_t* numbers, int count) except -1:
+        return self.leases.take_numbers(self, numbers, count)
 
 
 cdef class Leases:
-    """Those of one worker. `links` has `call(key, command, token)` and `flush()`; `key_prefix(limit_id)` is what
-    the name of a key begins with; `store_lost(why)` opens the breaker and tells the supervisor; `slots` and
+    """Those of one worker. `links` are fleet.links.Links; `key_prefix(limit_id)` is
+    what the name of a key begins with; `store_lost(why)` opens the breaker and tells the supervisor; `slots` and
     `measures` say where calls are counted."""
 
     def __init__(self, Table table, Shared shared, loop, key_prefix, store_lost, int64_t[::1] slots, measures,
@@ -79,6 +83,7 @@ cdef class Leases:
         self.calls, self.returns, self.prefixes = {}, {}, {}
         self.queued = []
         self.sent = deque()
+        self.nonces = random.getrandbits(64)
 
     def use(self, links):
         """Where calls go from now on."""
@@ -90,6 +95,10 @@ cdef class Leases:
         """Asks for what `charges` lack, on behalf of `owner`."""
         cdef Waiter waiter = Waiter()
         waiter.owner = owner
+        waiter.grants = <Grant*>PyMem_Malloc(n * sizeof(Grant))
+        waiter.slots = <uint64_t*>PyMem_Malloc(n * sizeof(uint64_t))
+        if waiter.grants is NULL or waiter.slots is NULL:
+            raise MemoryError
         waiter.alone = n == 1
         waiter.deadline_us = now_us + self.deadline_us
         self.wait_on(waiter, charges, n, now_us)
@@ -134,8 +143,9 @@ cdef class Leases:
         cdef Call call = self.calls.get(charge.key)
         if call is None:
             call = Call()
+            call.leases = self
             call.charge = charge[0]
-            call.waiters, call.later = [], []
+            call.waiters = []
             self.calls[charge.key] = call
             self._queue(call)
         elif not call.is_sent:
@@ -143,15 +153,22 @@ cdef class Leases:
         return call
 
     cdef int _join(self, Call call, Waiter waiter, Charge* charge) except -1:
-        cdef list queue = call.later if call.is_sent else call.waiters
-        queue.append((waiter, charge.cost))
         waiter.outstanding += 1
         if not call.is_sent:
-            call.need += charge.cost
-            call.least = min(call.least, charge.cost) if call.least else charge.cost
-            call.holds |= not waiter.alone
-        else:
-            call.charge.limit, call.charge.generation = charge.limit, charge.generation
+            self._add(call, waiter, charge.cost)
+            return 0
+        if call.later is None:
+            call.later = []
+        call.later.append((waiter, charge.cost))
+        call.charge.limit, call.charge.generation = charge.limit, charge.generation
+        return 0
+
+    cdef int _add(self, Call call, Waiter waiter, uint32_t cost) except -1:
+        """One more who waits for the call that is about to be sent."""
+        call.waiters.append((waiter, cost))
+        call.need += cost
+        call.least = min(call.least, cost) if call.least else cost
+        call.holds |= not waiter.alone
         return 0
 
     cdef int _queue(self, Call call) except -1:
@@ -167,39 +184,46 @@ cdef class Leases:
         """At the end of a tick: all calls in one write."""
         cdef Call call
         cdef list queued = self.queued
-        cdef uint64_t now_us = clock_us()
+        cdef uint64_t now_us = clock_us(), first_due_us = now_us + self.deadline_us
+        cdef Wire only = self.links.only
         self.queued = []
         self.flushing = False
         for call in queued:
             if call.is_over:
                 continue
-            arguments = self._arguments(call, now_us)
-            if arguments is None:
+            call.command = self._command(call, now_us)
+            if call.command is None:
                 self.calls.pop(call.charge.key, None)
-                self._release(call.waiters + call.later)
+                self._release(call.waiters + (call.later or []))
                 continue
-            call.arguments = arguments
             call.sent_us = now_us
-            call.is_sent = True
+            call.is_sent, call.is_answered = True, False
             call.due_us = min(call.due_us or now_us + self.deadline_us, now_us + self.deadline_us)
-            self.links.call(arguments[0], _take.TAKE.call(*arguments), call)
+            first_due_us = min(first_due_us, call.due_us)
             self.sent.append(call)
+            if only is not None:
+                only.call(call.command, call)
+            else:
+                self.links.call(self._name(call), call.command, call)
         self.links.flush()
-        if self.timer is None and self.sent:
-            self.timer = self.loop.call_later(self.deadline_us / 1e6, self._expire, False)
+        if self.sent:
+            self._watch(first_due_us, now_us)
 
-    cdef bytes _name(self, Charge* charge):
-        prefix = self.prefixes.get(charge.limit_id)
+    cdef bytes _prefix(self, Call call):
+        cdef bytes prefix = self.prefixes.get(call.charge.limit_id)
         if prefix is None:
-            prefix = self.prefixes[charge.limit_id] = self.key_prefix(charge.limit_id)
-        return b"%b%016x}" % (prefix, charge.key)
+            prefix = self.prefixes[call.charge.limit_id] = self.key_prefix(call.charge.limit_id)
+        return prefix
 
-    cdef object _arguments(self, Call call, uint64_t now_us):
-        """(key, ARGV...) of a call; None: the entry's lock is not free."""
+    cdef bytes _name(self, Call call):
+        return key_name(self._prefix(call), call.charge.key)
+
+    cdef bytes _command(self, Call call, uint64_t now_us):
+        """What is sent for a call; None: the entry's lock is not free."""
         cdef Prepared prepared
         cdef Store store = self.shared.view()
-        cdef double numbers[12]
-        cdef double pairs[72]
+        cdef double numbers[TAKE_NUMBERS]
+        cdef double pairs[2 * MOST_PAIRS]
         cdef uint64_t since_us = self.shared.recharge_since_us()
         cdef uint64_t slot_us = call.charge.slot_us
         cdef int n = 0, age, returned = 0
@@ -210,7 +234,7 @@ cdef class Leases:
         if prepared.returned:
             pairs[0], pairs[1] = prepared.returned_slot, prepared.returned
             returned = 1
-        for slot, units, incarnation, until_us in self.returns.pop(call.charge.key, ()):
+        for slot, units, incarnation, until_us in self.returns.pop(call.charge.key, ()) if self.returns else ():
             if now_us < <uint64_t>until_us and returned < 4 and (incarnation == prepared.known or not prepared.known):
                 prepared.known = incarnation
                 pairs[2 * returned], pairs[2 * returned + 1] = slot, units
@@ -227,15 +251,12 @@ cdef class Leases:
                     n += 1
         numbers[0], numbers[1], numbers[2], numbers[3] = slot_us, call.charge.limit, call.need, prepared.want
         numbers[4], numbers[5] = self.shared.nodes_now(), prepared.known
-        numbers[6] = 1 + <int>(random.random() * (LARGEST_NONCE - 1))
+        self.nonces = self.nonces * 6364136223846793005ULL + 1442695040888963407ULL
+        numbers[6] = 1 + (self.nonces >> 33) % LARGEST_NONCE
         numbers[7], numbers[8] = prepared.debt, max(1, call.least)
         numbers[9] = self.deadline_us if call.holds else 0
         numbers[10], numbers[11] = recent, returned
-        packed = PyBytes_FromStringAndSize(<char*>numbers, sizeof(numbers))
-        name = self._name(&call.charge)
-        if n == 0:
-            return name, packed
-        return name, packed, PyBytes_FromStringAndSize(<char*>pairs, 2 * n * sizeof(double))
+        return take_command(self._prefix(call), call.charge.key, numbers, pairs, n)
 
     cdef int _return(self, uint64_t key, uint64_t slot, uint32_t units, uint16_t incarnation, uint64_t until_us) except -1:
         """Units that nobody can use go back with the next call for their key. If there is none soon, the window
@@ -249,19 +270,34 @@ cdef class Leases:
     # --- answers ----------------------------------------------------------------------------------------------
 
     def answered(self, Call call, answer):
-        """The store's answer to a call."""
-        if call.is_over:
-            return  # what it grants is lost: it counts until its window is over
-        if type(answer) is list and len(answer) >= 9:
-            self._count(OK, <int64_t>(clock_us() - call.sent_us))
-            self._take_answer(call, answer)
+        """The store's answer to a call, where it is not just numbers that came at once."""
+        cdef int64_t numbers[NUMBERS]
+        cdef int i
+        if type(answer) is list and FEWEST_NUMBERS <= len(answer) <= NUMBERS:
+            for i in range(len(answer)):
+                numbers[i] = answer[i]
+            self.take_numbers(call, numbers, len(answer))
+        elif call.is_over:
+            return
         elif isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOSCRIPT"):
-            self.links.call(call.arguments[0], _take.TAKE.whole(*call.arguments), call)
+            self.links.call(self._name(call), whole_command(call.command), call)
             self.links.flush()
         else:
             self._fail(f"the store answered: {answer}", ERROR)
 
-    cdef int _take_answer(self, Call call, list answer) except -1:
+    cdef int take_numbers(self, Call call, const int64_t* answer, int count) except -1:
+        """What the script answered."""
+        if call.is_over:
+            return 0  # what it grants is lost: it counts until its window is over
+        if count != NUMBERS and (count != FEWEST_NUMBERS or answer[0] >= 0):
+            return self._fail(f"the store answered {count} numbers", ERROR)
+        self._count(OK, <int64_t>(clock_us() - call.sent_us))
+        call.is_answered = True
+        while self.sent and (<Call>self.sent[0]).is_answered:
+            self.sent.popleft()
+        return self._take_answer(call, answer)
+
+    cdef int _take_answer(self, Call call, const int64_t* answer) except -1:
         cdef LeftOver left
         cdef int64_t granted = answer[0]
         cdef uint64_t sent_us = call.sent_us, denied_us = 0, end_us = 0, now_us
@@ -276,9 +312,9 @@ cdef class Leases:
             return 0
         self.shared.note(answer[4], sent_us)
         now_us = clock_us()
-        if <int64_t>answer[6] > 0:
+        if answer[6] > 0:
             denied_us = sent_us + min(<uint64_t>answer[6], <uint64_t>LONGEST_DENIAL_US)
-        if <int64_t>answer[1] > 0:
+        if answer[1] > 0:
             units = answer[1]
             end_us = sent_us + lessened(answer[3])
         # A denial holds for all only when nothing is left over: an odd rest may do for the next one.
@@ -289,7 +325,7 @@ cdef class Leases:
         self._serve(call, answer, denied_us or now_us + call.charge.slot_us)
         return 0
 
-    cdef int _serve(self, Call call, list answer, uint64_t retry_at_us) except -1:
+    cdef int _serve(self, Call call, const int64_t* answer, uint64_t retry_at_us) except -1:
         """Hands out what was granted, in the order in which it was asked for, all or none to each."""
         cdef Waiter waiter
         cdef Grant* grant
@@ -319,7 +355,7 @@ cdef class Leases:
                     grant.end_us = call.sent_us + lessened(answer[9])
             waiter.time_us = answer[4]
         self._return(key, answer[8], left, answer[7], call.sent_us + LONGEST_DENIAL_US)
-        if call.later:
+        if call.later is not None:
             self._ask_again(call)
         self._release(waiters)
         return 0
@@ -330,10 +366,7 @@ cdef class Leases:
         cdef Waiter waiter
         for waiter, cost in call.later:
             if waiter.owner is not None:
-                following.waiters.append((waiter, cost))
-                following.need += <uint32_t>cost
-                following.least = min(following.least, <uint32_t>cost) if following.least else <uint32_t>cost
-                following.holds |= not waiter.alone
+                self._add(following, waiter, cost)
                 following.due_us = min(following.due_us or waiter.deadline_us, waiter.deadline_us)
 
     cdef int _release(self, list waiters) except -1:
@@ -350,23 +383,31 @@ cdef class Leases:
 
     # --- when there is none -----------------------------------------------------------------------------------
 
+    cdef int _watch(self, uint64_t due_us, uint64_t now_us) except -1:
+        """Looks after the calls at `due_us`, if not before."""
+        if self.timer is not None:
+            if self.timer_us <= due_us:
+                return 0
+            self.timer.cancel()
+        self.timer_us = due_us
+        self.timer = self.loop.call_later((due_us - min(due_us, now_us)) / 1e6, self._expire, False)
+        return 0
+
     def _expire(self, bint believed):
-        """The deadline of the oldest call may be over. A loop that stood still reads what has come meanwhile before
-        it believes that."""
+        """The deadline of a call may be over. A loop that stood still reads what has come meanwhile before it
+        believes that."""
         cdef Call call
-        cdef uint64_t now_us = clock_us()
+        cdef uint64_t now_us = clock_us(), due_us = now_us + self.deadline_us
         self.timer = None
-        while self.sent:
-            call = self.sent[0]
-            if not call.is_over and self.calls.get(call.charge.key) is call:
-                break
-            self.sent.popleft()
         if not self.sent:
             return
-        call = self.sent[0]
-        if now_us < call.due_us:
-            self.timer = self.loop.call_later((call.due_us - now_us) / 1e6, self._expire, False)
+        for call in self.sent:
+            if not call.is_answered:
+                due_us = min(due_us, call.due_us)
+        if now_us < due_us:
+            self._watch(due_us, now_us)
         elif not believed:
+            self.timer_us = now_us
             self.timer = self.loop.call_later(0.001, self._expire, True)
         else:
             self._fail("it did not answer within store_options.deadline", LATE)
@@ -385,7 +426,7 @@ cdef class Leases:
             if call.is_sent:
                 self._count(result, -1)
             waiting += call.waiters
-            waiting += call.later
+            waiting += call.later or ()
         self.calls = {}
         self.sent.clear()
         if self.timer is not None:

@@ -2,8 +2,8 @@
 
 Promises: nothing is ever sent twice; an answer reaches the token of its call; a connection that breaks, or
 that answers what is no reply, is lost once and for all, and the owner of what was under way is told once.
-hiredis has the protocol. Opening one (dialling, TLS, the password) is the slow path, in time or a
-StoreFault; there is no Task, Future or timer for a call.
+`wire` has what each call costs, hiredis the rest of the protocol. Opening one (dialling, TLS, the password)
+is the slow path, in time or a StoreFault; there is no Task, Future or timer for a call.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import functools
 import os
 import socket
 import ssl
-from collections import deque
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import hiredis
 
 from ratelimitd.errors import StoreFault
 from ratelimitd.fleet.refusals import meaning
+from ratelimitd.fleet.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Lost = Callable[[StoreFault], None]
 
 
-class Link(asyncio.Protocol):
+class Link(Wire, asyncio.Protocol):
     """`answered(token, reply)` for each call, an error of the server as a `hiredis.ReplyError`; `lost(fault)`
     when an open link has ended by itself."""
 
@@ -40,10 +40,7 @@ class Link(asyncio.Protocol):
         self._answered = answered
         self._lost: Lost = _nobody
         self._reader = hiredis.Reader()
-        self._tokens: deque[Any] = deque()
-        self._commands: list[bytes] = []
         self._transport: asyncio.Transport | None = None
-        self._is_greeted = False
         self._fault: StoreFault | None = None  # why it has ended
 
     @classmethod
@@ -79,24 +76,8 @@ class Link(asyncio.Protocol):
         return link
 
     @property
-    def pending(self) -> int:
-        """Calls that were not answered."""
-        return len(self._tokens)
-
-    @property
     def is_open(self) -> bool:
         return self._fault is None
-
-    def call(self, command: bytes, token: Any) -> None:
-        """Queues a packed command; `flush` writes it. On a link that is over it goes nowhere."""
-        self._commands.append(command)
-        self._tokens.append(token)
-
-    def flush(self) -> None:
-        """Writes what was queued, at once."""
-        if self._commands and self._transport is not None:
-            self._transport.write(b"".join(self._commands))
-        self._commands.clear()
 
     async def ask(self, loop: asyncio.AbstractEventLoop, *command: str | bytes) -> Any:
         """One call whose answer is waited for, for what is rare; an error in it is a StoreFault."""
@@ -150,6 +131,7 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self.write = self._transport.write
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family != socket.AF_UNIX:
             with contextlib.suppress(OSError):
@@ -157,33 +139,35 @@ class Link(asyncio.Protocol):
         if self._fault is not None:  # closed while it was dialled
             self._transport.abort()
 
-    def data_received(self, data: bytes) -> None:
+    def take_rest(self, data: bytes) -> None:
+        """Reads what is not just numbers, or not whole."""
         reader = self._reader
         reader.feed(data)
-        self._is_greeted = True
-        while self._fault is None:
+        self.in_pieces = True
+        while self.in_pieces and self._fault is None:
             try:
                 reply = reader.gets()
             except hiredis.ProtocolError as error:
                 return self._end(StoreFault(f"the store at {self._server} answers what is no Redis: {error}"))
             if reply is False:
                 return None
-            if not self._tokens:
+            if not self.tokens:
                 words = (
                     meaning(reply) if isinstance(reply, hiredis.ReplyError) else "answers without being asked"
                 )
                 return self._end(StoreFault(f"the store at {self._server} {words}"))
-            self._deliver(self._tokens.popleft(), reply)
+            self.in_pieces = reader.has_data()
+            self.deliver(self.tokens.popleft(), reply)
         return None
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._transport = None
+        self._transport = self.write = None
         why = f": {_words(error)}" if isinstance(error, OSError) else ""
-        if not self._is_greeted:
+        if not self.is_greeted:
             why += " before it answered anything; if it speaks TLS there, write rediss://"
         self._end(StoreFault(f"the store at {self._server} ended the connection{why}"))
 
-    def _deliver(self, token: Any, reply: Any) -> None:
+    def deliver(self, token: Any, reply: Any) -> None:
         if not isinstance(token, asyncio.Future):
             self._answered(token, reply)
         elif not token.done():
@@ -193,10 +177,11 @@ class Link(asyncio.Protocol):
         if self._fault is not None:
             return
         self._fault = fault
-        tokens = [token for token in self._tokens if isinstance(token, asyncio.Future) and not token.done()]
-        self._tokens.clear()
-        self._commands.clear()
-        transport, self._transport = self._transport, None
+        self.is_over = True
+        tokens = [token for token in self.tokens if isinstance(token, asyncio.Future) and not token.done()]
+        self.tokens.clear()
+        self.commands.clear()
+        transport, self._transport, self.write = self._transport, None, None
         if transport is not None:
             transport.abort()
         for token in tokens:

@@ -70,6 +70,11 @@ class Links:
                 self._by_slot = _by_slot(topology)
                 self._all = [self._links[server] for server in topology.servers]
 
+    @property
+    def only(self) -> Link | None:
+        """The link to the one server that has every key, if there is one."""
+        return self._all[0] if self._all and not self._by_slot else None
+
     def call(self, key: bytes, command: bytes, token: Any) -> None:
         """Queues a command for the server that has `key`. It goes nowhere unless the links are ready: whoever
         waits for an answer has a deadline, and was told of the loss."""

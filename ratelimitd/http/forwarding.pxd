@@ -5,6 +5,11 @@ from libc.stdint cimport uint64_t
 from ratelimitd.http.head cimport Head
 
 
+cdef struct Text:  # that is written, or, without a place, only measured
+    char* out
+    Py_ssize_t n
+
+
 cdef class Forwarding:
     cdef:
         bint sends_x_forwarded
@@ -23,6 +28,10 @@ cdef class Forwarding:
     cdef bytes _identity(self, Head head, bytes peer_lines, bytes peer, bytes scheme, bint trusted)
     cdef bytes _fresh(self, Head head, bytes peer_lines)
     cdef bytes _extended(self, Head head, bytes peer, bytes scheme, bint trusted)
+    cdef void _tell(
+        self, Text* text, Head head, bytes peer, bytes scheme, bint with_host, bint trusted, bytes forwarded, bytes id
+    ) noexcept
+    cdef bytes _forwarded(self, Head head, bytes peer, bytes scheme, bint believed)
     cdef bytes id_of_refused(self, Head head, bint trusted)
     cdef void _drop_counterfeits(self, Head head)
     cdef bint _keeps_request_id(self, Head head, bint trusted)

@@ -16,6 +16,9 @@ from ratelimitd.http.head cimport FORWARDED, Head, X_FORWARDED_FOR, X_FORWARDED_
 cdef bytes HEX_TEXT = b"".join([b"%02x" % value for value in range(256)])
 cdef const char* HEX = HEX_TEXT
 cdef bytes HOST_PREFIX = b"X-Forwarded-Host: "
+cdef bytes FOR_PREFIX = b"X-Forwarded-For: "
+cdef bytes PROTO_PREFIX = b"\r\nX-Forwarded-Proto: "
+cdef bytes NOTHING = b""
 cdef enum:
     ID_DIGITS = 32
 
@@ -31,6 +34,20 @@ cdef inline char* put(char* out, bytes text) noexcept:
     cdef Py_ssize_t n = PyBytes_GET_SIZE(text)
     memcpy(out, PyBytes_AS_STRING(text), n)
     return out + n
+
+
+cdef inline void tell(Text* text, const void* part, Py_ssize_t n) noexcept:
+    if text.out is not NULL:
+        memcpy(text.out + text.n, part, n)
+    text.n += n
+
+
+cdef inline void tell_bytes(Text* text, bytes part) noexcept:
+    tell(text, PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
+
+
+cdef inline void tell_value(Text* text, Head head, int i) noexcept:
+    tell(text, head.base + head.fields[i].value_start, head.fields[i].value_end - head.fields[i].value_start)
 
 
 cdef class Forwarding:
@@ -102,41 +119,65 @@ cdef class Forwarding:
 
     cdef bytes _extended(self, Head head, bytes peer, bytes scheme, bint trusted):
         """As `_fresh`, with what a trusted proxy said before, or with Forwarded (RFC 7239)."""
-        x_forwarded = []
-        forwarded = []
-        proto = host = False
+        cdef Text text = Text(NULL, 0)
+        cdef bint proto = False, host = head.host < 0
+        cdef bytes forwarded = NOTHING, id = None, result
+        cdef int i
         for i in range(head.count):
-            name = head.fields[i].name
-            if name == X_FORWARDED_FOR:
-                if trusted and self.believes_x_forwarded:
-                    x_forwarded.append(head.value(i))
-                head.fields[i].drop = 1
-            elif name == FORWARDED:
-                if trusted and self.believes_forwarded:
-                    forwarded.append(head.value(i))
-                head.fields[i].drop = 1
-            elif name == X_FORWARDED_PROTO:
-                proto = trusted
-                head.fields[i].drop = not trusted
-            elif name == X_FORWARDED_HOST:
-                host = trusted
-                head.fields[i].drop = not trusted
-        lines = [self.via_line]
-        if self.sends_x_forwarded:
-            lines.append(b"X-Forwarded-For: %b\r\n" % b", ".join([*x_forwarded, peer]))
-            if not proto:
-                lines.append(b"X-Forwarded-Proto: %b\r\n" % scheme)
-            if not host and head.host >= 0:
-                lines.append(b"X-Forwarded-Host: %b\r\n" % head.value(head.host))
+            if X_FORWARDED_FOR <= head.fields[i].name <= FORWARDED:
+                proto |= trusted and head.fields[i].name == X_FORWARDED_PROTO
+                host |= trusted and head.fields[i].name == X_FORWARDED_HOST
+                head.fields[i].drop = not trusted or (
+                    head.fields[i].name == X_FORWARDED_FOR or head.fields[i].name == FORWARDED)
         if self.sends_forwarded:
-            node = b'"[%b]"' % peer if b":" in peer else peer
-            element = b"for=%b;proto=%b" % (node, scheme)
-            if head.host >= 0:
-                element += b';host="%b"' % head.value(head.host)
-            lines.append(b"Forwarded: %b\r\n" % b", ".join([*forwarded, element]))
-        if self.request_id and not self._keeps_request_id(head, trusted):
-            lines.append(b"%b%b\r\n" % (self.request_id_line, self._next_id()))
-        return b"".join(lines)
+            forwarded = self._forwarded(head, peer, scheme, trusted and self.believes_forwarded)
+        if PyBytes_GET_SIZE(self.request_id) and not self._keeps_request_id(head, trusted):
+            id = self._next_id()
+        self._tell(&text, head, peer, None if proto else scheme, not host, trusted, forwarded, id)
+        result = PyBytes_FromStringAndSize(NULL, text.n)
+        text = Text(PyBytes_AS_STRING(result), 0)
+        self._tell(&text, head, peer, None if proto else scheme, not host, trusted, forwarded, id)
+        return result
+
+    cdef void _tell(
+        self, Text* text, Head head, bytes peer, bytes scheme, bint with_host, bint trusted, bytes forwarded, bytes id
+    ) noexcept:
+        """The lines of `_extended`: without `scheme`, a host or an id where the proxy has told them."""
+        cdef int i
+        tell_bytes(text, self.via_line)
+        if self.sends_x_forwarded:
+            tell_bytes(text, FOR_PREFIX)
+            for i in range(head.count):
+                if trusted and self.believes_x_forwarded and head.fields[i].name == X_FORWARDED_FOR:
+                    tell_value(text, head, i)
+                    tell(text, b", ", 2)
+            tell_bytes(text, peer)
+            if scheme is not None:
+                tell_bytes(text, PROTO_PREFIX)
+                tell_bytes(text, scheme)
+            tell(text, b"\r\n", 2)
+            if with_host:
+                tell_bytes(text, HOST_PREFIX)
+                tell_value(text, head, head.host)
+                tell(text, b"\r\n", 2)
+        tell_bytes(text, forwarded)
+        if id is not None:
+            tell_bytes(text, self.request_id_line)
+            tell_bytes(text, id)
+            tell(text, b"\r\n", 2)
+
+    cdef bytes _forwarded(self, Head head, bytes peer, bytes scheme, bint believed):
+        """The line of Forwarded."""
+        cdef int i
+        elements = []
+        for i in range(head.count):
+            if believed and head.fields[i].name == FORWARDED:
+                elements.append(head.value(i))
+        node = b'"[%b]"' % peer if b":" in peer else peer
+        element = b"for=%b;proto=%b" % (node, scheme)
+        if head.host >= 0:
+            element += b';host="%b"' % head.value(head.host)
+        return b"Forwarded: %b\r\n" % b", ".join([*elements, element])
 
     cdef bint _keeps_request_id(self, Head head, bint trusted):
         """A trusted proxy's request id is kept; another one is dropped."""

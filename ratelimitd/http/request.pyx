@@ -166,12 +166,18 @@ cdef str request_host(Head head):
 
 cpdef bytes believed_values(Head head, bytes name):
     """All values of the believed field, joined as one list; None without any."""
-    cdef int at
+    cdef int at, after
+    cdef list values
     if name is None:
         return None
-    values = []
     at = head.find(name)
-    while at >= 0:
-        values.append(head.value(at))
-        at = head.find_next(name, at)
-    return b",".join(values) if values else None
+    if at < 0:
+        return None
+    after = head.find_next(name, at)
+    if after < 0:
+        return head.value(at)
+    values = [head.value(at)]
+    while after >= 0:
+        values.append(head.value(after))
+        after = head.find_next(name, after)
+    return b",".join(values)

@@ -19,6 +19,11 @@ cdef enum:
     TWICE = 4
 
 
+cdef struct Group:  # the rates of a limit, or of one of its overrides
+    int first
+    int count
+
+
 cdef class Client:
     """Who asks: the address for logs, what stands for it in keys, and the keys already made of that."""
 
@@ -29,12 +34,7 @@ cdef class Client:
         readonly bint denied
         uint64_t generation  # of the limits that the next two belong to; 0: none yet
         uint64_t* keys
-        int* groups
-
-
-cdef struct Group:  # the rates of a limit, or of one of its overrides
-    int first
-    int count
+        Group* groups  # of each limit, behind the keys
 
 
 cdef struct LimitState:
@@ -109,7 +109,8 @@ cdef class Charges:
     cdef int _charge(self, int limit, Group group, uint64_t* keys, uint32_t cost) except -1
     cdef int _header_tail(self, Head head, int limit, const uint8_t** value, Py_ssize_t* n)
     cdef uint32_t _cost(self, Head head, int limit)
-    cdef int _keys_of(self, Client client) except -1
+    cdef int _take_client(self, Client client) except -1
+    cdef Group _group_of_client(self, int limit, Client client)
     cdef void _make_keys(
         self, int limit, Group group, uint8_t kind, const uint8_t* value, Py_ssize_t n, uint64_t* keys
     ) noexcept

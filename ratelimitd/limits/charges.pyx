@@ -1,8 +1,8 @@
 # cython: boundscheck=False, wraparound=False, initializedcheck=False
 """What a request is to be charged to: the limits that apply to it, the keys they count it under, its cost.
 
-`client` and `global` keys are made once per client and policy, others with each request. What is found is
-this object's own memory until the next request. Whether there is room is the business of `decision`.
+`client` keys are made when a limit first applies to a client, `global` ones once per policy, others with each
+request. What is found is this object's own memory until the next request. Whether there is room is the business of `decision`.
 """
 
 import struct
@@ -25,6 +25,8 @@ cdef enum:
     MISSING_CLIENT = 0
     MISSING_SKIP = 1
     MISSING_DENY = 2
+
+    NOT_MADE = -1  # the keys of a client under a limit that has not applied to it
 
     SALT = 8  # bytes of a key's material before its value: the salt of the limit's window, then the kind
     PREFIX = 9
@@ -50,7 +52,6 @@ cdef class Client:
 
     def __dealloc__(self):
         PyMem_Free(self.keys)
-        PyMem_Free(self.groups)
 
 
 cdef class Charges:
@@ -191,24 +192,28 @@ cdef class Charges:
         number = overrides.get(PyBytes_FromStringAndSize(<const char*>value, n))
         return self.limits[limit].base if number is None else self.group[<int>number]
 
-    cdef int _keys_of(self, Client client) except -1:
-        """Makes the keys of a client under every limit, once for a policy."""
-        cdef const uint8_t* value = <const uint8_t*>PyBytes_AS_STRING(client.key_bytes)
-        cdef Py_ssize_t n = PyBytes_GET_SIZE(client.key_bytes)
-        cdef LimitState* state
-        cdef Group group
+    cdef int _take_client(self, Client client) except -1:
+        """Makes room for the keys of a client, once for a policy."""
+        cdef int i
         PyMem_Free(client.keys)
-        PyMem_Free(client.groups)
-        client.keys, client.groups = NULL, NULL
-        client.keys = <uint64_t*>room(self.key_capacity, sizeof(uint64_t))
-        client.groups = <int*>room(2 * self.limit_count, sizeof(int))
+        client.keys = NULL
+        client.keys = <uint64_t*>room(1, self.key_capacity * sizeof(uint64_t) + self.limit_count * sizeof(Group))
+        client.groups = <Group*>(client.keys + self.key_capacity)
         for i in range(self.limit_count):
-            state = &self.limits[i]
-            group = self._group_of(i, CLIENT, value, n) if state.kind == CLIENT else state.base
-            client.groups[2 * i], client.groups[2 * i + 1] = group.first, group.count
-            self._make_keys(i, group, CLIENT, value, n, client.keys + state.key_at)
+            client.groups[i].count = NOT_MADE
         client.generation = self.generation
         return 0
+
+    cdef Group _group_of_client(self, int limit, Client client):
+        """The rates by which a limit counts a client, whose keys are made the first time."""
+        cdef LimitState* state = &self.limits[limit]
+        cdef Group* group = &client.groups[limit]
+        cdef const uint8_t* value = <const uint8_t*>PyBytes_AS_STRING(client.key_bytes)
+        cdef Py_ssize_t n = PyBytes_GET_SIZE(client.key_bytes)
+        if group.count == NOT_MADE:
+            group[0] = self._group_of(limit, CLIENT, value, n) if state.kind == CLIENT else state.base
+            self._make_keys(limit, group[0], CLIENT, value, n, client.keys + state.key_at)
+        return group[0]
 
     # --- what applies to a request ------------------------------------------------------------------------
 
@@ -292,8 +297,7 @@ cdef class Charges:
         if found == TWICE:
             return TWICE
         if kind == CLIENT or found == SKIPPED:
-            group = Group(client.groups[2 * limit], client.groups[2 * limit + 1])
-            self._charge(limit, group, client.keys + state.key_at, cost)
+            self._charge(limit, self._group_of_client(limit, client), client.keys + state.key_at, cost)
             return KEYED
         group = self._group_of(limit, kind, value, n)
         self._make_keys(limit, group, kind, value, n, keys)
@@ -306,7 +310,7 @@ cdef class Charges:
         cdef uint64_t start = 0 if text is None else text.limit_start()
         cdef LimitState* state
         if client.generation != self.generation:
-            self._keys_of(client)
+            self._take_client(client)
         for i in range(self.limit_count):
             state = &self.limits[i]
             if state.has_matcher and (

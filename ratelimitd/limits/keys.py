@@ -12,7 +12,7 @@ import hashlib
 import ipaddress
 from typing import TYPE_CHECKING, Final
 
-from ratelimitd.limits.addresses import plain_ipv4
+from ratelimitd.limits.addresses import Ipv4Ranges, plain_ipv4
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -65,18 +65,22 @@ def address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return parsed
 
 
+def ipv4_bytes(number: int, prefix: int) -> bytes:
+    """What stands for a client with an IPv4 address in a key."""
+    return _V4 + (number >> (32 - prefix) << (32 - prefix)).to_bytes(4, "big")
+
+
 def client_bytes(client: str, ipv4_prefix: int = 32, ipv6_prefix: int = 64) -> bytes:
     """What stands for a client in a key: its family and the prefix of its address; a text that is no
     address (a Unix socket's peer) stands for itself."""
     number = plain_number(client)
     if number >= 0:
-        return _V4 + (number >> (32 - ipv4_prefix) << (32 - ipv4_prefix)).to_bytes(4, "big")
+        return ipv4_bytes(number, ipv4_prefix)
     parsed = address(client)
     if parsed is None:
         return b"u" + client.encode("utf-8", "surrogateescape")
     if isinstance(parsed, ipaddress.IPv4Address):
-        kept = int(parsed) >> (32 - ipv4_prefix) << (32 - ipv4_prefix)
-        return _V4 + kept.to_bytes(4, "big")
+        return ipv4_bytes(int(parsed), ipv4_prefix)
     kept = int(parsed) >> (128 - ipv6_prefix) << (128 - ipv6_prefix)
     return _V6 + kept.to_bytes(16, "big")
 
@@ -103,14 +107,16 @@ def material(salted: int, parts: Sequence[tuple[str, bytes]]) -> bytes:
 
 
 class Networks:
-    """A set of networks, in CIDR notation; an address is looked up by one bisection."""
+    """A set of networks, in CIDR notation; an address is looked up by one bisection. `ipv4` has those of
+    IPv4, by the numbers of addresses."""
 
     def __init__(self, networks: Iterable[str]) -> None:
         spans: dict[int, list[tuple[int, int]]] = {4: [], 6: []}
         for text in networks:
             version, first, last = _span(text)
             spans[version].append((first, last))
-        self._ranges: Final = {version: _merged(sorted(found)) for version, found in spans.items()}
+        self.ipv4: Final = Ipv4Ranges(*_merged(sorted(spans[4])))
+        self._ipv6: Final = _merged(sorted(spans[6]))
         self._any: Final = any(spans.values())
 
     def __bool__(self) -> bool:
@@ -119,13 +125,16 @@ class Networks:
     def __contains__(self, client: str) -> bool:
         if not self._any:
             return False
-        version, number = 4, plain_number(client)
-        if number < 0:
-            parsed = address(client)
-            if parsed is None:
-                return False
-            version, number = parsed.version, int(parsed)
-        firsts, lasts = self._ranges[version]
+        number = plain_number(client)
+        if number >= 0:
+            return number in self.ipv4
+        parsed = address(client)
+        if parsed is None:
+            return False
+        number = int(parsed)
+        if parsed.version == 4:
+            return number in self.ipv4
+        firsts, lasts = self._ipv6
         at = bisect.bisect_right(firsts, number) - 1
         return at >= 0 and number <= lasts[at]
 

@@ -4,6 +4,7 @@ from libc.stdint cimport uint64_t
 
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.matching cimport RequestText
+from ratelimitd.limits.charges cimport Client
 from ratelimitd.proxy.admission cimport Entries
 from ratelimitd.proxy.limiting cimport Limiting
 from ratelimitd.proxy.live cimport Policy, Route
@@ -26,10 +27,10 @@ cdef class ClientConnection(Limiting):
     cdef bint _refuse_large(self, Policy policy)
     cdef bint _wait_for_head(self, Policy policy)
     cdef void _take_head(self, Head head)
-    cdef void _let_go(self) noexcept
     cdef bint _is_served(self, Head head, bytes method)
     cdef bint _is_read_alike(self, Head head, bytes method)
     cdef bint _admit(self, Head head, bytes method)
     cdef bint _shed(self, Head head)
     cdef Route _route(self, Policy policy, RequestText text)
     cdef void _identify(self, Head head)
+    cdef Client _forwarded_client(self, Policy policy, bytes field)

@@ -17,6 +17,7 @@ from ratelimitd.http.request cimport (
 )
 from ratelimitd.http.request_body cimport RequestBody
 from ratelimitd.http.upgrade cimport offered_protocols, offers_only_http2, upgrade_lines
+from ratelimitd.limits.charges cimport Client
 from ratelimitd.proxy.admission cimport ROOM, TOO_MANY, Admitted
 from ratelimitd.proxy.bulk cimport LARGE, read_in_bulk
 from ratelimitd.proxy.clock cimport boottime_us
@@ -107,7 +108,7 @@ cdef class ClientConnection(Limiting):
             self.buffer = data
             self.at = 0
             self.take_body()
-            self._let_go()
+            self.let_go()
         elif self.state < LINGERING:
             self._append(data)
             if PyBytes_GET_SIZE(self.buffer) > MOST_PIPELINED:
@@ -116,7 +117,11 @@ cdef class ClientConnection(Limiting):
             self._wait_turn()
 
     cdef void _append(self, bytes data):
-        """What was used up goes: who always asks ahead never lets the buffer run empty."""
+        """What was used up goes, but for a request that waits: who always asks ahead never lets the buffer run
+        empty."""
+        if self.state == WAITING:
+            self.buffer += data
+            return
         self.buffer = self.buffer[self.at :] + data
         self.resume -= min(self.resume, <size_t>self.at)
         self.at = 0
@@ -159,18 +164,12 @@ cdef class ClientConnection(Limiting):
             if not self._read_request():
                 break
         self.serving = False
-        self._let_go()
+        self.let_go()
         if self.state <= HEAD:
             # A client that takes no answers is served nothing, and not read for ever.
             self.pause_reading(self.write_paused and PyBytes_GET_SIZE(self.buffer) - self.at > MOST_PIPELINED)
         if self.ended and self.state <= HEAD and not (self.write_paused or self.waits_turn):
             self._close()
-
-    cdef void _let_go(self) noexcept:
-        """Holds nothing that was used up."""
-        if self.at == PyBytes_GET_SIZE(self.buffer):
-            self.buffer = NOTHING
-            self.at = self.resume = 0
 
     cdef void _wait_turn(self):
         """Nothing more of this client before its turn comes again."""
@@ -345,11 +344,17 @@ cdef class ClientConnection(Limiting):
         if self.trusted:
             field = believed_values(head, policy.identify.field)
             if self.client_policy is not policy or field != self.client_field:
-                self.client = policy.identify.client(self.peer) if field is None else (
-                    policy.identify.forwarded_client(self.peer, field)
-                )
+                self.client = self._forwarded_client(policy, field)
         self.client_field = field
         self.client_policy = policy
+
+    cdef Client _forwarded_client(self, Policy policy, bytes field):
+        cdef Client client = None
+        if field is None:
+            return policy.identify.client(self.peer)
+        if policy.plain_clients is not None:
+            client = policy.plain_clients.named(field)
+        return policy.identify.forwarded_client(self.peer, field) if client is None else client
 
     # --- on to the upstream ---------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ import functools
 import socket
 from typing import TYPE_CHECKING, Final
 
-from ratelimitd.limits.addresses import plain_ipv4
 from ratelimitd.limits.charges import Client
 from ratelimitd.limits.keys import (
     Networks,
@@ -21,6 +20,7 @@ from ratelimitd.limits.keys import (
     forwarded_client,
     x_forwarded_for,
 )
+from ratelimitd.limits.plain_clients import PlainClients
 from ratelimitd.limits.table import siphash24
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ class Peer:
 
 
 class Identify:
-    """Compiled from the `clients` of a configuration. `field` is the believed field's name, or None."""
+    """Compiled from the `clients` of a configuration. `field` is the believed field's name, or None; where
+    that is X-Forwarded-For, `plain` knows most of those who are behind trusted proxies."""
 
     def __init__(self, clients: Clients, secret: bytes) -> None:
         self.field: Final = _FIELDS[clients.header]
@@ -64,18 +65,15 @@ class Identify:
         self._allow: Final = Networks(clients.allow)
         self._deny: Final = Networks(clients.deny)
         self._prefixes: Final = (clients.ipv4_prefix, clients.ipv6_prefix)
+        self.plain: Final = PlainClients(
+            self._trusted.ipv4, self._allow.ipv4, self._deny.ipv4, clients.ipv4_prefix
+        )
         self.client: Final = functools.lru_cache(maxsize=_REMEMBERED)(self._make_client)
         self.peer: Final = functools.lru_cache(maxsize=_REMEMBERED)(self._make_peer)
 
     def forwarded_client(self, peer: str, values: bytes) -> Client:
         """The client behind a trusted `peer`; `values` are those of the believed field."""
-        if self.field != b"x-forwarded-for":
-            entries = forwarded([values])
-        else:
-            nearest = values.rpartition(b",")[2].strip(b" \t")
-            if plain_ipv4(nearest) >= 0 and (text := nearest.decode("ascii")) not in self._trusted:
-                return self.client(text)  # nearly always
-            entries = x_forwarded_for([values])
+        entries = x_forwarded_for([values]) if self.field == b"x-forwarded-for" else forwarded([values])
         return self.client(forwarded_client(peer, entries, self._trusted))
 
     def _make_peer(self, peer: str) -> Peer:

@@ -14,12 +14,14 @@ cdef class Limiting(Upload):
         Client client
         bint trusted
         Waiter waiter  # for units of the fleet's limits
-        bytes waiting_head
+        Head waiting_head  # of the request that waits
+        RequestText waiting_text
 
     cdef bint turn_away(self, Head head, int status, str detail, Outcome outcome, str limit, bytes added)
     cdef bint decide(self, Head head, RequestText text)
     cdef void forward(self, Head head)
     cdef bint _conclude(self, Head head, RequestText text, Decision decision)
+    cdef void let_go(self) noexcept
     cdef void _tell_instant(self, Policy policy)
     cdef bint _wait(self, Head head, RequestText text)
     cdef Decision _decide_answered(self, Waiter waiter, Head head, RequestText text)

@@ -1,17 +1,17 @@
 # cython: boundscheck=False, wraparound=False, initializedcheck=False
 """May a request pass, by the limits: at once by the table, or after the store of the fleet was asked.
 
-While it waits for units a request stays as it came, and nothing more is read; it is read again when it goes on, so
-that nothing of it has to be kept apart. Who waits is answered within the store's deadline, one way or the other.
+While it waits for units a request stays as it came, at the front of the buffer, with the head that was parsed of it;
+what comes behind it waits too. Who waits is answered within the store's deadline, one way or the other.
 """
 
-from cpython.bytes cimport PyBytes_GET_SIZE
-from libc.stdint cimport uint64_t
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint64_t
 
 from ratelimitd.fleet.leases cimport Waiter
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.matching cimport RequestText
-from ratelimitd.http.request cimport accepts_text, needs_care, request_text
+from ratelimitd.http.request cimport accepts_text
 from ratelimitd.limits.decision cimport ADMIT, AGAIN, AMBIGUOUS, BANNED, DENY, LIMIT, WAIT, Decision, Limiter
 from ratelimitd.proxy.clock cimport boottime_us
 from ratelimitd.proxy.exchange cimport MOST_PIPELINED, WAITING
@@ -67,35 +67,37 @@ cdef class Limiting(Upload):
             self.live.leases.owe(policy.limiter.charges, policy.limiter.charged)
 
     cdef bint _wait(self, Head head, RequestText text):
-        """Has the store asked for what is lacking; the request stays as it came until there is an answer."""
+        """Has the store asked for what is lacking."""
         cdef Limiter limiter = self.policy.limiter
-        self.waiting_head = self.buffer[head.start : head.end]
+        self.policy.keep_head(head)
+        self.waiting_head, self.waiting_text = head, text
         self.state = WAITING
         self.live.wheel.clear(self)
-        self.pause_reading(True)
         self.waiter = self.live.leases.wait(self, limiter.charges, limiter.charged, boottime_us())
         return False
 
     def store_answered(self, Waiter waiter):
         """All that was asked for was answered, or will not be: on with the request."""
-        cdef Policy policy = self.policy
-        cdef Head head = policy.head
-        cdef RequestText text = None
+        cdef Head head = self.waiting_head
+        cdef RequestText text = self.waiting_text
         cdef Decision decision
-        self.buffer = self.waiting_head + self.buffer[self.at :]
-        self.resume = self.at = PyBytes_GET_SIZE(self.waiting_head)
-        head.parse_request(self.buffer, 0, self.at, policy.target_bound)
-        if policy.needs_text or needs_care(head):
-            text = request_text(head, head.method())
+        head.base = <const uint8_t*>PyBytes_AS_STRING(self.buffer)  # to which more may have come
         decision = self._decide_answered(waiter, head, text)
         if decision == WAIT:
             return
-        self.waiter = self.waiting_head = None
+        self.waiter = self.waiting_head = self.waiting_text = None
         self.pause_reading(PyBytes_GET_SIZE(self.buffer) - self.at > MOST_PIPELINED)
         if decision != ADMIT:
             self.live.leases.leave(waiter)
         if self._conclude(head, text, decision):
             self.forward(head)
+        self.let_go()
+
+    cdef void let_go(self) noexcept:
+        """Holds nothing that was used up, but for a request that waits."""
+        if self.at == PyBytes_GET_SIZE(self.buffer) and self.state != WAITING:
+            self.buffer = NOTHING
+            self.at = self.resume = 0
 
     cdef Decision _decide_answered(self, Waiter waiter, Head head, RequestText text):
         """Decides by what was granted. A lease that is gone meanwhile is asked for again while there is time; then

@@ -10,6 +10,7 @@ from ratelimitd.http.second_reader cimport SecondReader
 from ratelimitd.limits.charges cimport Client
 from ratelimitd.limits.decision cimport Limiter
 from ratelimitd.limits.inflight cimport InFlight
+from ratelimitd.limits.plain_clients cimport PlainClients
 from ratelimitd.limits.refusals cimport Refusals
 from ratelimitd.overload.gate cimport Gate
 from ratelimitd.proxy.admission cimport Admission
@@ -53,6 +54,7 @@ cdef class Policy:
         Forwarding forwarding
         readonly object replies
         readonly object identify
+        PlainClients plain_clients  # None: another field is believed than X-Forwarded-For, or none
         readonly AccessLog log  # None: no access log
         readonly dict preambles  # by `bind`: what the connections of a listener begin with
         bint needs_text
@@ -69,7 +71,10 @@ cdef class Policy:
         uint64_t idle_ms
         uint64_t response_ms
         uint64_t tunnel_ms
-        Head head  # of requests; shared, since a head is used up before the next is parsed
+        Head head  # of requests; shared, since most are used up before the next is parsed
+        int most_fields
+
+    cdef void keep_head(self, Head head)
 
 
 cdef class Live:

@@ -48,6 +48,7 @@ cdef class Policy:
         self.forwarding = forwarding
         self.replies = replies
         self.identify = identify
+        self.plain_clients = identify.plain if identify.field == b"x-forwarded-for" else None
         self.log = log
         self.preambles = preambles
         if len(routes) == 1 and routes[0].matcher is None:
@@ -66,7 +67,13 @@ cdef class Policy:
         self.idle_ms = config.timeouts.idle_ms
         self.response_ms = config.timeouts.response_ms
         self.tunnel_ms = config.timeouts.tunnel_ms
-        self.head = Head(config.bounds.headers)
+        self.most_fields = config.bounds.headers
+        self.head = Head(self.most_fields)
+
+    cdef void keep_head(self, Head head):
+        """Its request waits: the next one is parsed into another."""
+        if head is self.head:
+            self.head = Head(self.most_fields)
 
 
 cdef class Live:

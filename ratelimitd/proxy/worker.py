@@ -56,6 +56,8 @@ TICK_MS: Final = 50
 MOST_MISSED: Final = 20  # ticks
 CLEAR_TRIES: Final = 200
 TELL_MS: Final = 1_000
+# Requests that wait hold objects that a collection would only walk over.
+MOST_YOUNG: Final = 10_000
 # No limit has the id 0, so no key of a limit is this one, and `x` is that of one client's connections.
 ALL_CONNECTIONS: Final = b"\0\0t"
 MOST_DESCRIPTORS: Final = 1 << 30  # "unlimited" is a number that fits into an int
@@ -155,6 +157,7 @@ class Worker:
         # What is loaded now stays: the collector need not look at it again.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(MOST_YOUNG)
 
     def _protocols(self, bind: str) -> Callable[[], asyncio.BaseProtocol]:
         """What makes the protocol of each connection that is accepted on `bind`."""
