@@ -1,4 +1,4 @@
-from typing import Any, final
+from typing import final
 
 from ratelimitd.limits.inflight import InFlight
 from ratelimitd.proxy.deadlines import Timed, Wheel
@@ -10,5 +10,3 @@ class Admission:
     def connections(self) -> set[Timed]: ...
     @property
     def most_descriptors(self) -> int: ...
-
-def idle_since_us(connection: Any) -> int: ...

@@ -74,20 +74,19 @@ cdef class Admission:
         return number < self.most_descriptors - self.reserve // 2
 
     cdef void _end_oldest_idle(self, int wanted):
-        """They are found in a look at all connections, many at a time; a look that finds none is not repeated
-        before the next tick."""
+        """They are found in a look at all connections, many at a time; one that was used since is none of them
+        any more. A look that finds none is not repeated before the next tick."""
         if wanted > 0 and not self.oldest and self.fruitless_at != self.wheel.now:
             # The newcomer is among them already, and has no deadline yet.
-            idle = [one for one in self.connections if (<Timed>one).deadline and one.idle_since_us()]
-            self.oldest = heapq.nsmallest(max(LEAST_FOUND, len(idle) // 16), idle, key=idle_since_us)
+            idle = [
+                (since_us, id(one), one) for one in self.connections
+                if (<Timed>one).deadline and (since_us := one.idle_since_us())
+            ]
+            self.oldest = heapq.nsmallest(max(LEAST_FOUND, len(idle) // 16), idle)
             self.oldest.reverse()
             self.fruitless_at = 0 if idle else self.wheel.now
         while self.oldest and wanted > 0:
-            one = self.oldest.pop()
-            if one.close_if_idle():
+            since_us, _, one = self.oldest.pop()
+            if one.idle_since_us() == since_us and one.close_if_idle():
                 wanted -= 1
                 self.connections.discard(one)  # or the next newcomer would see it as open, and end one more
-
-
-def idle_since_us(connection):
-    return connection.idle_since_us()

@@ -126,6 +126,31 @@ def test_the_end_of_a_request_counts_not_its_beginning(tmp_path: Path) -> None:
         assert long.ask(get()).status == 200
 
 
+def test_one_that_is_used_again_is_not_among_the_oldest_any_more(tmp_path: Path, nginx: Nginx) -> None:
+    """They are looked for many at a time, and end one by one."""
+    with (
+        contextlib.ExitStack() as stack,
+        running(tmp_path / "d", nginx, connections=10_000, workers=1, files=FILES) as daemon,
+    ):
+        socks: list[socket.socket] = []
+
+        def come(count: int) -> None:
+            for _ in range(count):
+                socks.append(stack.enter_context(connect(daemon)))
+                assert answer(socks[-1]).startswith(b"HTTP/1.1 200")
+
+        def kept() -> float:
+            return daemon.metrics().total("ratelimitd_connections")
+
+        come(FILES // 2)
+        while kept() == len(socks):
+            come(1)
+        assert is_open(socks[40])
+        come(60)
+        assert is_open(socks[40])
+        assert not is_open(socks[41])
+
+
 def test_a_flood_of_silent_connections_keeps_nobody_out(tmp_path: Path, nginx: Nginx) -> None:
     """All at once, faster than they are taken: those that are dropped are dropped, and clients are served."""
     with (
