@@ -70,6 +70,19 @@ cdef struct Applied:  # a limit that applies to the request in work
     uint8_t over  # a limit of places: full, and only observed
 
 
+cdef class Found:
+    """What limits have to do with a request, kept while it waits."""
+
+    cdef:
+        Charge* charges  # and, behind them, the next two
+        Applied* applied
+        int* rate_of
+        int charged
+        int applied_count
+        uint64_t places[8]
+        int place_count
+
+
 cdef class Charges:
     cdef:
         uint64_t k0
@@ -100,10 +113,14 @@ cdef class Charges:
         Applied* applied
         int applied_count
         int charged
-        uint64_t held[8]
+        uint64_t places[8]  # that it needs under limits of concurrency
+        int place_count
+        uint64_t held[8]  # of those: what it has got
         int held_count
         int deciding  # limit that refused; -1: none
 
+    cdef Found keep(self)
+    cdef void recall(self, Found found) noexcept
     cdef int collect(self, Head head, Client client, RequestText text, bint trusted) except -1
     cdef int _collect_limit(self, int limit, Head head, Client client, RequestText text, bint trusted) except -1
     cdef int _charge(self, int limit, Group group, uint64_t* keys, uint32_t cost) except -1

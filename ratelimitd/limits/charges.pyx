@@ -54,6 +54,11 @@ cdef class Client:
         PyMem_Free(self.keys)
 
 
+cdef class Found:
+    def __dealloc__(self):
+        PyMem_Free(self.charges)
+
+
 cdef class Charges:
     """Made from `limits` (policy.LimitRules), the segment's secret, and the generation of the policy."""
 
@@ -263,9 +268,9 @@ cdef class Charges:
                 charge.cost = cost
             self.rate_of[self.charged] = group.first + i
             self.charged += 1
-        if self.limits[limit].concurrent and self.held_count < MOST_HELD:
-            self.held[self.held_count] = keys[group.count]
-            self.held_count += 1
+        if self.limits[limit].concurrent and self.place_count < MOST_HELD:
+            self.places[self.place_count] = keys[group.count]
+            self.place_count += 1
         return 0
 
     cdef int _collect_limit(self, int limit, Head head, Client client, RequestText text, bint trusted) except -1:
@@ -322,3 +327,25 @@ cdef class Charges:
                 self.deciding = i
                 return found
         return KEYED
+
+    cdef Found keep(self):
+        """What was found of the request in work, for `recall`."""
+        cdef Found found = Found.__new__(Found)
+        cdef size_t of_charges = self.charged * sizeof(Charge), of_applied = self.applied_count * sizeof(Applied)
+        found.charges = <Charge*>room(1, of_charges + of_applied + self.charged * sizeof(int))
+        found.applied = <Applied*>(found.charges + self.charged)
+        found.rate_of = <int*>(found.applied + self.applied_count)
+        found.charged, found.applied_count, found.place_count = self.charged, self.applied_count, self.place_count
+        memcpy(found.charges, self.charges, of_charges)
+        memcpy(found.applied, self.applied, of_applied)
+        memcpy(found.rate_of, self.rate_of, self.charged * sizeof(int))
+        memcpy(found.places, self.places, sizeof(found.places))
+        return found
+
+    cdef void recall(self, Found found) noexcept:
+        """Its request is in work again."""
+        self.charged, self.applied_count, self.place_count = found.charged, found.applied_count, found.place_count
+        memcpy(self.charges, found.charges, found.charged * sizeof(Charge))
+        memcpy(self.applied, found.applied, found.applied_count * sizeof(Applied))
+        memcpy(self.rate_of, found.rate_of, found.charged * sizeof(int))
+        memcpy(self.places, found.places, sizeof(found.places))

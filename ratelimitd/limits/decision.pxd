@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.matching cimport RequestText
-from ratelimitd.limits.charges cimport Charges, Client
+from ratelimitd.limits.charges cimport Charges, Client, Found
 from ratelimitd.limits.inflight cimport InFlight
 from ratelimitd.limits.shared cimport Shared
 from ratelimitd.limits.table cimport Decided, Grant, Table, Verdict
@@ -39,10 +39,9 @@ cdef class Limiter(Charges):
         int64_t left  # of the tightest
 
     cdef Decision decide(self, Head head, Client client, RequestText text, bint trusted, uint64_t now_us)
-    cdef Decision decide_granted(
-        self, Head head, Client client, RequestText text, bint trusted, uint64_t now_us, const Grant* grants, int granted
-    )
-    cdef Decision _decide(self, Head head, Client client, RequestText text, bint trusted, uint64_t now_us)
+    cdef Decision decide_granted(self, Found found, uint64_t now_us, const Grant* grants, int granted)
+    cdef void _begin(self, uint64_t now_us) noexcept
+    cdef Decision _decide_found(self, uint64_t now_us)
     cdef void _count_fallback(self) noexcept
     cdef Decision decide_again(self, uint64_t now_us)
     cdef void release(self, uint64_t* held, int count) noexcept

@@ -14,7 +14,7 @@ from libc.string cimport memcpy
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.matching cimport RequestText
 from ratelimitd.limits.charges cimport (
-    CLIENT, DENIED, GLOBAL, KEYED, Applied, Charges, Client, LimitState,
+    CLIENT, DENIED, GLOBAL, KEYED, Applied, Charges, Client, Found, LimitState,
 )
 from ratelimitd.limits.inflight cimport ENTERED, FULL, Entered, InFlight
 from ratelimitd.limits.shared cimport Shared
@@ -58,31 +58,36 @@ cdef class Limiter(Charges):
     cdef Decision decide(self, Head head, Client client, RequestText text, bint trusted, uint64_t now_us):
         """Decides the request in `head`; `text` is its RequestText where `needs_text` says so. After ADMIT
         the first `held_count` of `held` are places that `release` must give back when the request ends."""
-        self.granted = 0
-        return self._decide(head, client, text, trusted, now_us)
-
-    cdef Decision decide_granted(
-        self, Head head, Client client, RequestText text, bint trusted, uint64_t now_us, const Grant* grants, int granted
-    ):
-        """`decide` once more, with what the store answered to this request: `grants` must stay until it is done."""
-        self.grants, self.granted = grants, granted
-        return self._decide(head, client, text, trusted, now_us)
-
-    cdef Decision _decide(self, Head head, Client client, RequestText text, bint trusted, uint64_t now_us):
         cdef int collected
-        cdef Decision decision
-        cdef Store store
-        self.deciding = self.deciding_rate = self.tightest = self.observed = -1
-        self.owes = False
-        self.applied_count = self.charged = self.held_count = 0
-        self.decided.at_us = self.decided.retry_at_us = now_us
+        self.granted = 0
+        self._begin(now_us)
+        self.applied_count = self.charged = self.place_count = 0
         if self.limit_count == 0 or client.allowed:
             return ADMIT
         collected = self.collect(head, client, text, trusted)
         if collected != KEYED:
-            self.held_count = 0
             return DENY if collected == DENIED else AMBIGUOUS
-        if self.held_count:
+        return self._decide_found(now_us)
+
+    cdef Decision decide_granted(self, Found found, uint64_t now_us, const Grant* grants, int granted):
+        """`decide` once more, for a request of which `found` was kept, with what the store answered to it: `grants`
+        must stay until it is done."""
+        self.grants, self.granted = grants, granted
+        self._begin(now_us)
+        self.recall(found)
+        return self._decide_found(now_us)
+
+    cdef void _begin(self, uint64_t now_us) noexcept:
+        """Nothing is decided of the request in work."""
+        self.deciding = self.deciding_rate = self.tightest = self.observed = -1
+        self.owes = False
+        self.held_count = 0
+        self.decided.at_us = self.decided.retry_at_us = now_us
+
+    cdef Decision _decide_found(self, uint64_t now_us):
+        cdef Decision decision
+        cdef Store store
+        if self.place_count:
             decision = self._hold_places()
             if decision != ADMIT:
                 return decision
@@ -111,24 +116,24 @@ cdef class Limiter(Charges):
             self.inflight.leave(held[i])
 
     cdef Decision _hold_places(self) noexcept:
-        """Takes a place under each key in `held`, or none."""
+        """Takes a place under each key in `places`, or none."""
         cdef int i, wanted = 0, taken = 0
         cdef LimitState* state
         cdef Entered entered
         for i in range(self.applied_count):
             state = &self.limits[self.applied[i].limit]
-            if not state.concurrent or wanted == self.held_count:
+            self.applied[i].over = 0
+            if not state.concurrent or wanted == self.place_count:
                 continue
-            entered = self.inflight.enter(self.held[wanted], state.concurrent)
+            entered = self.inflight.enter(self.places[wanted], state.concurrent)
             if entered == ENTERED:
-                self.held[taken] = self.held[wanted]
+                self.held[taken] = self.places[wanted]
                 taken += 1
             elif state.observe:
                 self.applied[i].over = entered == FULL
             elif entered == FULL or state.on_failure != FAILURE_OPEN:
-                self.deciding_key = self.held[wanted]
+                self.deciding_key = self.places[wanted]
                 self.release(self.held, taken)
-                self.held_count = 0
                 self.deciding = self.applied[i].limit
                 self.slots[state.limited_slot] += 1
                 return LIMIT if entered == FULL else BUSY

@@ -3,7 +3,7 @@
 from ratelimitd.fleet.leases cimport Waiter
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.matching cimport RequestText
-from ratelimitd.limits.charges cimport Client
+from ratelimitd.limits.charges cimport Client, Found
 from ratelimitd.limits.decision cimport Decision
 from ratelimitd.proxy.live cimport Outcome, Policy
 from ratelimitd.proxy.upload cimport Upload
@@ -16,6 +16,7 @@ cdef class Limiting(Upload):
         Waiter waiter  # for units of the fleet's limits
         Head waiting_head  # of the request that waits
         RequestText waiting_text
+        Found waiting_found
 
     cdef bint turn_away(self, Head head, int status, str detail, Outcome outcome, str limit, bytes added)
     cdef bint decide(self, Head head, RequestText text)
@@ -24,6 +25,6 @@ cdef class Limiting(Upload):
     cdef void let_go(self) noexcept
     cdef void _tell_instant(self, Policy policy)
     cdef bint _wait(self, Head head, RequestText text)
-    cdef Decision _decide_answered(self, Waiter waiter, Head head, RequestText text)
+    cdef Decision _decide_answered(self, Waiter waiter, Found found)
     cdef bint _refuse_limited(self, Head head, Decision decision)
     cdef int _note_refusal(self, Head head, RequestText text) except -1

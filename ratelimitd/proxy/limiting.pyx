@@ -12,6 +12,7 @@ from ratelimitd.fleet.leases cimport Waiter
 from ratelimitd.http.head cimport Head
 from ratelimitd.http.matching cimport RequestText
 from ratelimitd.http.request cimport accepts_text
+from ratelimitd.limits.charges cimport Found
 from ratelimitd.limits.decision cimport ADMIT, AGAIN, AMBIGUOUS, BANNED, DENY, LIMIT, WAIT, Decision, Limiter
 from ratelimitd.proxy.clock cimport boottime_us
 from ratelimitd.proxy.exchange cimport MOST_PIPELINED, WAITING
@@ -69,8 +70,8 @@ cdef class Limiting(Upload):
     cdef bint _wait(self, Head head, RequestText text):
         """Has the store asked for what is lacking."""
         cdef Limiter limiter = self.policy.limiter
-        self.policy.keep_head(head)
-        self.waiting_head, self.waiting_text = head, text
+        self.policy.keep_head()
+        self.waiting_head, self.waiting_text, self.waiting_found = head, text, limiter.keep()
         self.state = WAITING
         self.live.wheel.clear(self)
         self.waiter = self.live.leases.wait(self, limiter.charges, limiter.charged, boottime_us())
@@ -78,19 +79,21 @@ cdef class Limiting(Upload):
 
     def store_answered(self, Waiter waiter):
         """All that was asked for was answered, or will not be: on with the request."""
+        cdef Policy policy = self.policy
         cdef Head head = self.waiting_head
         cdef RequestText text = self.waiting_text
         cdef Decision decision
         head.base = <const uint8_t*>PyBytes_AS_STRING(self.buffer)  # to which more may have come
-        decision = self._decide_answered(waiter, head, text)
+        decision = self._decide_answered(waiter, self.waiting_found)
         if decision == WAIT:
             return
-        self.waiter = self.waiting_head = self.waiting_text = None
+        self.waiter = self.waiting_head = self.waiting_text = self.waiting_found = None
         self.pause_reading(PyBytes_GET_SIZE(self.buffer) - self.at > MOST_PIPELINED)
         if decision != ADMIT:
             self.live.leases.leave(waiter)
         if self._conclude(head, text, decision):
             self.forward(head)
+        policy.release_head(head)
         self.let_go()
 
     cdef void let_go(self) noexcept:
@@ -99,21 +102,19 @@ cdef class Limiting(Upload):
             self.buffer = NOTHING
             self.at = self.resume = 0
 
-    cdef Decision _decide_answered(self, Waiter waiter, Head head, RequestText text):
+    cdef Decision _decide_answered(self, Waiter waiter, Found found):
         """Decides by what was granted. A lease that is gone meanwhile is asked for again while there is time; then
         the request is decided as if the store was away."""
         cdef Limiter limiter = self.policy.limiter
         cdef uint64_t now_us = boottime_us()
-        cdef Decision decision = limiter.decide_granted(
-            head, self.client, text, self.trusted, now_us, waiter.grants, waiter.granted)
+        cdef Decision decision = limiter.decide_granted(found, now_us, waiter.grants, waiter.granted)
         while decision == AGAIN:
             decision = limiter.decide_again(boottime_us())
         if decision == WAIT:
             if self.live.leases.wait_on(waiter, limiter.charges, limiter.charged, now_us):
                 return WAIT
             limiter.shared.forced = True
-            decision = limiter.decide_granted(
-                head, self.client, text, self.trusted, now_us, waiter.grants, waiter.granted)
+            decision = limiter.decide_granted(found, now_us, waiter.grants, waiter.granted)
             while decision == AGAIN:
                 decision = limiter.decide_again(boottime_us())
             limiter.shared.forced = False

@@ -72,9 +72,11 @@ cdef class Policy:
         uint64_t response_ms
         uint64_t tunnel_ms
         Head head  # of requests; shared, since most are used up before the next is parsed
+        list spare_heads
         int most_fields
 
-    cdef void keep_head(self, Head head)
+    cdef void keep_head(self)
+    cdef void release_head(self, Head head)
 
 
 cdef class Live:

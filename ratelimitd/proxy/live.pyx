@@ -22,6 +22,10 @@ from ratelimitd.proxy.turns cimport Turns
 from ratelimitd.proxy.upstream cimport Upstream
 
 
+cdef enum:
+    MOST_SPARE_HEADS = 64
+
+
 cdef class Route:
     """`priority` is 0 for critical to 3 for sheddable; `streaming`: answers may idle."""
 
@@ -69,11 +73,16 @@ cdef class Policy:
         self.tunnel_ms = config.timeouts.tunnel_ms
         self.most_fields = config.bounds.headers
         self.head = Head(self.most_fields)
+        self.spare_heads = []
 
-    cdef void keep_head(self, Head head):
-        """Its request waits: the next one is parsed into another."""
-        if head is self.head:
-            self.head = Head(self.most_fields)
+    cdef void keep_head(self):
+        """The request that was parsed last waits: the next one is parsed into another head."""
+        self.head = self.spare_heads.pop() if self.spare_heads else Head(self.most_fields)
+
+    cdef void release_head(self, Head head):
+        """Its request waits no more."""
+        if len(self.spare_heads) < MOST_SPARE_HEADS:
+            self.spare_heads.append(head)
 
 
 cdef class Live:
