@@ -122,6 +122,17 @@ class Daemon(Process):
         assert limited <= metrics.total("ratelimitd_limit_decisions_total", decision="limited")
 
 
+def unshed(directory: Path, url: str) -> list[str]:
+    """The arguments of a daemon before the web server at `url` that sheds nobody, on a full machine too."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "unshed.yaml"
+    path.write_text(
+        f"upstreams: {{web: {{servers: ['{url}'], concurrency: unlimited}}}}\n"
+        "shedding: {cpu_pressure: {signal: none}}\n"
+    )
+    return ["-c", str(path)]
+
+
 def command_line(pid: int) -> bytes:
     """The command line of a process, empty when it is gone or a zombie."""
     try:

@@ -24,7 +24,7 @@ from typing import Self
 import pytest
 
 from tests.conftest import StartDaemon
-from tests.daemon import Daemon
+from tests.daemon import Daemon, unshed
 from tests.e2e.access_lines import REQUESTS, AccessLines, settled_lines
 from tests.limits.model import worst
 from tests.load import h2load
@@ -202,9 +202,9 @@ log: {{destination: {path}}}
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_decided_instants_of_what_passed_show_no_window_over_the_limit(
-    start_daemon: StartDaemon, nginx: Nginx, workers: int
+    start_daemon: StartDaemon, nginx: Nginx, tmp_path: Path, workers: int
 ) -> None:
-    daemon = start_daemon("--upstream", nginx.url, "--limit", "100/1s", workers=workers)
+    daemon = start_daemon(*unshed(tmp_path, nginx.url), "--limit", "100/1s", workers=workers)
     counted, end_s = [], time.monotonic() + 2.5
     while time.monotonic() < end_s:
         counted.append(h2load(f"{daemon.url}/", requests=4_000, connections=20))
@@ -276,9 +276,9 @@ def reader(start_daemon: StartDaemon, tmp_path: Path) -> Iterator[StalledReader]
 
 
 def test_a_reader_that_stands_still_costs_lines_and_nothing_else(
-    start_daemon: StartDaemon, nginx: Nginx, reader: StalledReader
+    start_daemon: StartDaemon, nginx: Nginx, reader: StalledReader, tmp_path: Path
 ) -> None:
-    daemon = start_daemon("--upstream", nginx.url)
+    daemon = start_daemon(*unshed(tmp_path, nginx.url))
     counted = h2load(f"{daemon.url}/", requests=20_000, connections=10)
     assert counted.ok == 20_000
     dropped = wait_until(lambda: daemon.metrics().total(DROPPED), "lines are dropped and counted")
@@ -295,9 +295,9 @@ def test_a_reader_that_stands_still_costs_lines_and_nothing_else(
 
 @pytest.mark.usefixtures("reader")
 def test_a_reader_that_stands_still_does_not_keep_the_daemon_from_ending(
-    start_daemon: StartDaemon, nginx: Nginx
+    start_daemon: StartDaemon, nginx: Nginx, tmp_path: Path
 ) -> None:
-    daemon = start_daemon("--upstream", nginx.url)
+    daemon = start_daemon(*unshed(tmp_path, nginx.url))
     h2load(f"{daemon.url}/", requests=2_000, connections=10)
     daemon.send(signal.SIGTERM)
     assert daemon.wait(8) == 0
@@ -305,9 +305,9 @@ def test_a_reader_that_stands_still_does_not_keep_the_daemon_from_ending(
 
 
 def test_lines_of_killed_workers_are_written(
-    start_daemon: StartDaemon, nginx: Nginx, reader: StalledReader
+    start_daemon: StartDaemon, nginx: Nginx, reader: StalledReader, tmp_path: Path
 ) -> None:
-    daemon = start_daemon("--upstream", nginx.url)
+    daemon = start_daemon(*unshed(tmp_path, nginx.url))
     for _ in range(2):
         assert h2load(f"{daemon.url}/", requests=2_000, connections=10).ok == 2_000
         (victim,) = daemon.workers()

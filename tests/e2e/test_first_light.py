@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartDaemon
+from tests.daemon import unshed
 from tests.load import h2load, wrk
 from tests.servers import ANSWER, LOOPBACK, Gunicorn, Nginx
 
@@ -122,18 +123,8 @@ def test_every_refusal_says_when_to_come_back(start_daemon: StartDaemon, nginx: 
     assert [fields for fields in refused if not wanted <= fields] == []
 
 
-# On a machine that is full, 64 clients that never pause are too many and are told so: not in this test.
-UNSHED = """
-upstreams: {{web: {{servers: ['{url}'], concurrency: unlimited}}}}
-shedding: {{cpu_pressure: {{signal: none}}}}
-limits: [{{name: all, per: global, rate: 1000M/1h}}]
-"""
-
-
 def loaded(start_daemon: StartDaemon, nginx: Nginx, directory: Path, seconds: float) -> None:
-    file = directory / "ratelimitd.yaml"
-    file.write_text(UNSHED.format(url=nginx.url))
-    daemon = start_daemon("-c", str(file), workers=2)
+    daemon = start_daemon(*unshed(directory, nginx.url), "--limit", "global=1000M/1h", workers=2)
     connections = 64
     counted = wrk(f"{daemon.url}/", connections=connections, seconds=seconds)
     metrics = daemon.settled_metrics()
