@@ -39,7 +39,8 @@ def shares(fleet: Fleet) -> None:
 
 @contextmanager
 def two_nodes(directory: Path, nginx: Nginx, url: str, options: str = "") -> Iterator[Fleet]:
-    with fleet_of(directory, nginx.url, url, [RATE], options=options) as fleet:
+    # A deadline that a machine on which everything waits keeps too: this is about what is understood.
+    with fleet_of(directory, nginx.url, url, [RATE], options=options, deadline_ms=1000) as fleet:
         yield fleet
 
 
