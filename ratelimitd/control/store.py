@@ -241,7 +241,7 @@ class Store:
         elif node.words.read().mode is not StoreMode.AWAY and self._session is not None:
             node.words.restart_epoch(boottime_us() - RECENT_US)
             self._tell_loss(beat)
-            self._return.begin(self._session, beat.fleet, before, everything=beat.is_list_lost)
+            self._return.begin(self._session, beat.fleet, before, everything=True)
 
     def _count(self, beat: Beat) -> None:
         now_us = boottime_us()
@@ -338,7 +338,8 @@ class Store:
             )
         if beat.is_list_lost:
             self._tell_loss(beat)
-        self._return.begin(session, beat.fleet, wanted, everything=beat.is_list_lost)
+        everything = beat.is_list_lost or beat.is_other_server
+        self._return.begin(session, beat.fleet, wanted, everything=everything)
 
     # --- connections --------------------------------------------------------------------------------------
 
