@@ -56,7 +56,7 @@ class FleetLoad(Process):
 
     def answers(self) -> list[Answer]:
         """All answers, in the order in which their requests were sent, once the load is over."""
-        assert self.wait(self._seconds + 30) == 0, self.stderr
+        assert self.wait(self._seconds + 60) == 0, self.stderr
         return sorted(Answer._make(values) for values in _RECORD.iter_unpack(self._output.read_bytes()))
 
 

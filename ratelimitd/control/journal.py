@@ -2,12 +2,14 @@
 
 The last 1,000 events are in memory. With a path each is also a JSON line of a file, which is written by a
 thread of its own: a disk that stalls delays no sample and no heartbeat, and events that pile up behind it are
-dropped and counted. Lines older than `keep` go at the start and once a day: a new file takes its place.
+dropped and counted. Lines older than `keep` go at the start and once a day: a new file takes its place. One
+daemon writes into a file: a second one that is started by mistake leaves no word in the journal of the first.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import queue
@@ -106,10 +108,16 @@ class _File:
 
     def open(self, now_ms: int) -> list[Event]:
         try:
-            self._prune(now_ms)
             self._fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _MODE)
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._prune(now_ms)
             _end_last_line(self._fd)
             remembered = deque(_events(self.path), maxlen=REMEMBERED)
+        except BlockingIOError:
+            raise StartError(
+                f"the journal {self.path} is written by another ratelimitd, which runs already (`ratelimitd "
+                "status` finds it): end that one, or name another journal.path for this one"
+            ) from None
         except OSError as error:
             raise StartError(
                 f"cannot write the journal {self.path}: {error.strerror}; make its directory and let this "
@@ -128,6 +136,8 @@ class _File:
         with contextlib.suppress(queue.Full):
             self._waiting.put(None, timeout=_CLOSE_S)
         self._thread.join(_CLOSE_S)
+        if not self._thread.is_alive():  # else the disk still stalls, and the file is the thread's
+            os.close(self._fd)
 
     def _write_all(self) -> None:
         """What the thread does: one line after the other."""
@@ -174,10 +184,11 @@ class _File:
             except OSError:
                 Path(kept.name).unlink(missing_ok=True)
                 raise
-        if self._fd >= 0:
-            fresh = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
-            os.dup2(fresh, self._fd, inheritable=False)
-            os.close(fresh)
+        fresh = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(fresh, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.dup2(fresh, self._fd, inheritable=False)
+        os.close(fresh)
 
 
 def _events(path: Path) -> Iterator[Event]:

@@ -169,16 +169,18 @@ def open_tcp(host: str, port: int, count: int, *, is_ours: bool = False) -> list
     family, address = _resolve(host, port, shown)
     opened: list[socket.socket] = []
     try:
-        with _tcp_socket(family, shared=is_ours) as probe:
-            # SO_REUSEPORT would let a second daemon take half of the connections of the first in silence;
-            # without it a port that somebody listens on is refused, and one in TIME_WAIT is not.
-            probe.bind(address)
-            address = probe.getsockname()
-        for _ in range(count):
+        # SO_REUSEPORT would let a second daemon take half of the connections of the first in silence; without
+        # it a port that somebody listens on is refused, and one in TIME_WAIT is not. So the first one listens
+        # without it: of two daemons that start at once, only one can.
+        opened.append(_tcp_socket(family, shared=is_ours))
+        opened[0].bind(address)
+        opened[0].listen(BACKLOG)
+        opened[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        address = opened[0].getsockname()
+        for _ in range(count - 1):
             opened.append(_tcp_socket(family, shared=True))
             opened[-1].bind(address)
-        for sock in opened:
-            sock.listen(BACKLOG)
+            opened[-1].listen(BACKLOG)
     except OSError as error:
         _close(opened)
         raise StartError(f"cannot listen on {shown}: {_reason(error, port)}") from None

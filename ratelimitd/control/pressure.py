@@ -70,7 +70,8 @@ class Sampler:
         self._sight = _Sight(boottime_us())
 
     async def run(self) -> None:
-        """Look for ever."""
+        """Look for ever. What there was to see is judged from now on: workers start before this is called."""
+        self._sight = _Sight(boottime_us())
         while True:
             self.look(boottime_us())
             await asyncio.sleep(EVERY_S)
@@ -148,7 +149,7 @@ class _Sight:
             logger.warning("no sample for %.1f s: nothing was shed in that time", sample.span_us / 1e6)
         if not isinstance(state.why, Fault):
             if self._blind:
-                logger.warning("pressure is sampled again")
+                logger.info("pressure is sampled again")
             self._since_us, self._blind = now_us, False
         elif not self._blind and now_us - self._since_us > VALID_US:
             self._blind = True

@@ -101,7 +101,7 @@ class Store:
         self._gone = asyncio.Event()
         self._hurry = asyncio.Event()
         self._untold = False  # a worker could not connect while the store was away
-        self._why = ""
+        self._why = self._told_why = ""
         self._since_s = time.time()
         self._since_us = self._told_us = boottime_us()
         self._delay_s = LEAST_DELAY_S
@@ -241,7 +241,7 @@ class Store:
         elif node.words.read().mode is not StoreMode.AWAY and self._session is not None:
             node.words.restart_epoch(boottime_us() - RECENT_US)
             self._tell_loss(beat)
-            self._return.begin(self._session, beat.fleet, before, everything=beat.is_list_lost)
+            self._return.begin(self._session, beat.fleet, before, everything=True)
 
     def _count(self, beat: Beat) -> None:
         now_us = boottime_us()
@@ -289,7 +289,7 @@ class Store:
         self._return.lost()
         self._delay_s = 0.0 if now_us - self._since_us > CALM_US else LEAST_DELAY_S
         self._why, self._since_s = why, time.time()
-        self._since_us = self._told_us = now_us
+        self._since_us, self._told_us, self._told_why = now_us, now_us, why
         message = f"the store is away: {why}; each limit does what its on_store_failure says"
         self._exceptions.count("store_lost", message, "store_lost")
         self._gone.set()
@@ -311,12 +311,13 @@ class Store:
                 self._be_back(node, session, beat)
 
     def _tell_still(self, why: str) -> None:
-        """That it is away for another reason now; seldom, as that may change each time."""
+        """That it is away for another reason now: `status` has it at once, the log seldom, as it may change
+        each time."""
         now_us = boottime_us()
-        if why != self._why and now_us - self._told_us > TELL_US:
-            self._told_us = now_us
+        self._why = why
+        if why != self._told_why and now_us - self._told_us > TELL_US:
+            self._told_us, self._told_why = now_us, why
             logger.warning("the store is still away: %s", why)
-            self._why = why
 
     def _be_back(self, node: Node, session: Session, beat: Beat) -> None:
         words, now_us, wanted = node.words, boottime_us(), self._nodes
@@ -337,7 +338,8 @@ class Store:
             )
         if beat.is_list_lost:
             self._tell_loss(beat)
-        self._return.begin(session, beat.fleet, wanted, everything=beat.is_list_lost)
+        everything = beat.is_list_lost or beat.is_other_server
+        self._return.begin(session, beat.fleet, wanted, everything=everything)
 
     # --- connections --------------------------------------------------------------------------------------
 

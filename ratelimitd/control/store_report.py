@@ -18,7 +18,8 @@ REASONS: Final = ("store_lost", "data_lost", "cut_off", "node_died", "clock_step
 
 class StoreReport(msgspec.Struct, frozen=True):
     """`state`: `memory` without a store; `returning` while it hears what was admitted without it and the
-    other nodes come back. `since_s` is since 1970, `error` why it was lost last."""
+    other nodes come back. `since_s` is since 1970, `error` is what the last
+    attempt to reach it met, or why it was lost last."""
 
     state: Literal["memory", "shared", "away", "returning"]
     url: str = ""

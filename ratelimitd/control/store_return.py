@@ -49,6 +49,7 @@ class Return:
         self._pushing: asyncio.Task[None] | None = None
         self._wanted = 1
         self._everything = False
+        self._is_over = True
         self._began_us = 0
         self._held_since_us = 0
         self.back_from_us = 0  # the store's clock when this node came back
@@ -69,7 +70,9 @@ class Return:
         """It is back, or it has lost what it held; `wanted` nodes were there."""
         self._stop()
         self._wanted = max(wanted, self._wanted)  # the last return may not be over
-        self._everything = everything
+        # What was on its way then, by the push or by a worker, may not have arrived and is not marked now.
+        self._everything = everything or not self._is_over
+        self._is_over = False
         self._began_us, self.back_from_us = boottime_us(), fleet.time_us
         self._words.close_breaker(StoreMode.BOTH)
         self._pushing = asyncio.ensure_future(self._tell(session))
@@ -88,6 +91,7 @@ class Return:
             return
         self._words.close_breaker(StoreMode.SHARED)
         self._wanted = 1
+        self._is_over = True
         if missing > 0:
             logger.warning("%d of the nodes that were there did not come back to the store", missing)
             if self._everything:

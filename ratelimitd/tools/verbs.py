@@ -147,7 +147,7 @@ def keys_change(client: AdminClient, say: Say, verb: str, parameters: Parameters
     if as_json:
         say(_json(answer))
         return 1 if answer.fleet == "refused" else 0
-    done = {"reset": "was reset", "ban": "is banned", "unban": "is not banned"}[verb]
+    done = {"reset": "was reset", "ban": "is banned", "unban": "is not banned any more"}[verb]
     for key in answer.keys:
         unknown = "" if key.was_known or verb == "ban" else " (nothing was counted for it)"
         say(f"{key.limit}: {key.key} {done}{unknown}")

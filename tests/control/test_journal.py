@@ -130,6 +130,18 @@ def test_a_file_that_cannot_be_written_is_an_error_at_start(tmp_path: Path, plac
         in_file(tmp_path / place)
 
 
+def test_a_second_daemon_leaves_no_word_in_the_journal_of_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(event(timedelta(days=40)))
+    journal = in_file(path)  # which has made a new file of it
+    with pytest.raises(StartError, match="is written by another ratelimitd"):
+        in_file(path)
+    journal.note("after", "it goes on")
+    journal.close()
+    assert [found.event for found in lines(path)] == ["after"]
+    in_file(path).close()
+
+
 def test_a_disk_that_stalls_holds_nobody_up(tmp_path: Path) -> None:
     """The thread that writes never comes to it: as if its first write did not return."""
     file = _File(tmp_path / "journal.jsonl", DAY_MS)

@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratelimitd.config.model import Listener
+from ratelimitd.control import listening
 from ratelimitd.control.inherited import Inherited
 from ratelimitd.control.listening import Listening, UnixSocket, open_tcp, share
 from ratelimitd.errors import StartError
+from tests.servers import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,6 +76,39 @@ def test_a_port_of_another_set_is_refused_and_leaves_nothing_open() -> None:
         Listening.open([tcp(0), tcp(port_of(first))], workers=2)
     assert len(os.listdir("/proc/self/fd")) == before
     first.close()
+
+
+@pytest.mark.parametrize("calls_before", range(2))
+def test_of_two_that_open_a_port_at_once_one_is_refused(
+    monkeypatch: pytest.MonkeyPatch, calls_before: int
+) -> None:
+    """Another daemon opens it while the first is about to, after so many of its sockets."""
+    port = free_port()
+    make = listening._tcp_socket
+    refused: list[StartError] = []
+    made: list[socket.socket] = []
+    by_other: list[socket.socket] = []
+
+    def interrupted(family: int, *, shared: bool) -> socket.socket:
+        if len(made) == calls_before:
+            monkeypatch.setattr(listening, "_tcp_socket", make)
+            open_as(by_other)
+        made.append(make(family, shared=shared))
+        return made[-1]
+
+    def open_as(opened: list[socket.socket]) -> None:
+        try:
+            opened += open_tcp("127.0.0.1", port, 2)
+        except StartError as error:
+            refused.append(error)
+
+    monkeypatch.setattr(listening, "_tcp_socket", interrupted)
+    by_first: list[socket.socket] = []
+    open_as(by_first)
+    assert sorted((len(by_first), len(by_other))) == [0, 2]
+    assert "the port is in use" in str(refused)
+    for sock in by_first + by_other:
+        sock.close()
 
 
 def test_a_wildcard_over_a_taken_address_is_refused() -> None:

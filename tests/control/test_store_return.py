@@ -127,3 +127,24 @@ def test_a_push_that_fails_is_told() -> None:
         assert scene.is_returning()
 
     run(play)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_return_that_was_broken_off_is_followed_by_one_that_tells_everything(told: bool) -> None:
+    """What was on its way, by the push or by a worker, is not marked any more and may not have arrived."""
+
+    async def play(scene: Scene) -> None:
+        for others_back in (0, 1, 1):
+            scene.words.open_breaker(boottime_us())
+            scene.back.lost()
+            scene.done.clear()
+            scene.pushed = asyncio.get_running_loop().create_future()
+            scene.back.begin(NOBODY, fleet(0), 1, everything=False)
+            await asyncio.sleep(0)
+            if told or others_back:
+                await scene.push_ends()
+                scene.back.take(fleet(others_back))
+            assert scene.is_shared() == bool(others_back)
+        assert scene.pushes == [False, True, False]
+
+    run(play)

@@ -114,8 +114,12 @@ class Node:
 
     def restart(self) -> None:
         """Another daemon in the place of one that has ended, with the file as it is."""
-        self.daemon = self._start(())
+        self.put_back()
         self.daemon.wait_ready(60)
+
+    def put_back(self) -> None:
+        """As `restart`, and nobody waits until it serves."""
+        self.daemon = self._start(())
 
     def reload(self) -> None:
         """Its file as it is now."""
@@ -190,8 +194,10 @@ class Fleet:
         self.nodes = [Node(self, index, host, prefix) for index, (host, prefix) in enumerate(places)]
 
     def wait_ready(self) -> None:
+        """All nodes that run."""
         for node in self.nodes:
-            node.daemon.wait_ready(60)
+            if node.daemon.exit_code is None:
+                node.daemon.wait_ready(60)
 
     def wait_store(self, *, up: bool, within_s: float = 10.0, nodes: Iterable[Node] | None = None) -> float:
         """How many seconds it took until every node says so."""

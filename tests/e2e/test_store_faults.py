@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.fleet import Fleet, Rate, assert_answers, assert_within, fleet_of, now_us
-from tests.e2e.trial import PATHS, RATE, Trial, assert_said
+from tests.e2e.trial import PATHS, RATE, Trial, assert_said, most_dials
 from tests.fleet_load import BROKEN
 from tests.redis_servers import Redis
 from tests.servers import Nginx, free_port, wait_until
@@ -38,9 +38,10 @@ def fleet_at(url: str, directory: Path, nginx: Nginx, **how: Any) -> Iterator[Fl
         yield fleet
 
 
-def most_dials(fleet: Fleet, seconds: float) -> float:
-    """One at a time per node, ten a second at first and fewer then, and one for each worker on return."""
-    return len(fleet.nodes) * (10 * seconds + 2 + fleet.workers)
+def received(redis: Redis) -> int:
+    """How many connections it has accepted."""
+    with redis.client() as client:
+        return int(client.info("stats")["total_connections_received"])
 
 
 def test_killed_and_started_again(tmp_path: Path, nginx: Nginx, redis: Redis) -> None:
@@ -64,11 +65,13 @@ def test_stopped_and_continued(tmp_path: Path, nginx: Nginx, redis: Redis) -> No
     with fleet_at(redis.url, tmp_path, nginx) as fleet:
         trial = Trial(fleet)
         trial.pass_time()
+        before, began = received(redis), time.monotonic()
         redis.send(signal.SIGSTOP)
         trial.lost()
         trial.pass_time()
         redis.send(signal.SIGCONT)
         trial.back()
+        assert received(redis) - before <= most_dials(fleet, time.monotonic() - began)
         trial.judge()
 
 

@@ -85,7 +85,13 @@ class Trial:
         assert_within(self.fleet.admitted(), self.rate, most or self.rate.count)
         for node in self.fleet.nodes:
             assert node.is_up()
+            assert node.daemon.metrics().total(FALLBACK) == 0, "the store was there all the time"
             assert_said(self.fleet, node.index, changes)
+
+
+def most_dials(fleet: Fleet, seconds: float) -> float:
+    """One at a time per node, ten a second at first and fewer then, and one for each worker on return."""
+    return len(fleet.nodes) * (10 * seconds + 2 + fleet.workers)
 
 
 def assert_said(fleet: Fleet, index: int, changes: int) -> None:
