@@ -9,7 +9,7 @@ from ratelimitd.limits.table cimport Charge, Grant, Table
 
 cdef class Waiter:
     """A request that waits for units. `owner.store_answered(waiter)` is called when all answers are there, or
-    will not come: then `is_late`."""
+    will not come."""
 
     cdef:
         object owner  # None: it has left
@@ -18,7 +18,7 @@ cdef class Waiter:
         int granted
         int outstanding
         bint alone  # one charge: its instant is the store's
-        readonly bint is_late
+        bint was_late  # when it came to ask once more
         uint64_t deadline_us
         uint64_t time_us  # the store's clock when the last answer was made
 

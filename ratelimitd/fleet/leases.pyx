@@ -105,10 +105,14 @@ cdef class Leases:
         return waiter
 
     cdef bint wait_on(self, Waiter waiter, Charge* charges, int n, uint64_t now_us):
-        """Asks once more, for what was there and is gone; False: there is no time for it."""
+        """Asks once more, for what was there and is gone; False: there is no time for it. The store was in time, or
+        the breaker would be open: that this loop stood still is no reason to decide without it, once."""
         cdef int i
         if now_us >= waiter.deadline_us:
-            return False
+            if waiter.was_late:
+                return False
+            waiter.was_late = True
+            waiter.deadline_us = now_us + self.deadline_us
         for i in range(n):
             if charges[i].source == BY_NOTHING and not charges[i].observe and not charges[i].over:
                 self._join(self._call_for(&charges[i]), waiter, &charges[i])

@@ -57,6 +57,13 @@ static inline uint32_t lease_left(const Entry *e, uint16_t epoch, uint64_t at_us
     return lease_epoch(e) == epoch && (e->lease_end & LEASE_END_MASK) > at_us ? e->lease : 0;
 }
 
+/* The key is this one from now on. A lease of another one does not count in it, and must not go back to it. */
+static inline void lease_belongs(Entry *e, uint16_t incarnation) {
+    if (e->incarnation == incarnation) return;
+    PUT(e->lease, 0);
+    PUT(e->incarnation, incarnation);
+}
+
 static inline const Grant *grant_for(const Grant *grants, int n, uint64_t key) {
     for (int i = 0; i < n; i++) {
         if (grants[i].key == key) return &grants[i];
@@ -118,11 +125,12 @@ static inline void claim_check_shared(Claim *claim, Entry *e, uint64_t at_us, co
         window_settle(e, at_us / c->slot_us, c->shift);
         claim->count = window_count(e);
     }
-    if (claim_answered(claim, grant, at_us)) return;
+    /* Before the grant is looked at: many may have waited for it that each saw room in the share. */
     if (store->mode != STORE_SHARED && c->on_failure == FAILURE_LOCAL &&
         claim_over_share(claim, e, at_us, store)) {
         return;
     }
+    if (claim_answered(claim, grant, at_us)) return;
     if (store->mode == STORE_AWAY) {
         if (c->on_failure == FAILURE_CLOSED) claim->over = CHARGE_UNKNOWN;
         claim->source = BY_FALLBACK;
@@ -186,7 +194,7 @@ static inline void request_charge_shared(TableCore *table, Request *r, uint64_t 
             e = place_entry(claim->place);
             PUT(e->lease_end, lease_end_of(store->epoch, 0));
         }
-        if (claim->source == BY_GRANT) PUT(e->incarnation, claim->grant->incarnation);
+        if (claim->source == BY_GRANT) lease_belongs(e, claim->grant->incarnation);
         if (claim->source == BY_FALLBACK || claim->source == BY_NOTHING) claim_owe(claim, e, store);
         claim->count += claim->cost;
     }
@@ -293,8 +301,8 @@ static inline int table_apply(TableCore *table, const Charge *c, uint64_t now_us
     if (grip.exists) {
         e = place_entry(grip.place);
         if (lease_epoch(e) != epoch) PUT(e->lease, 0);
-        if (units && e->lease && e->incarnation == incarnation) *left = (LeftOver){e->lease, e->lease_slot};
-        PUT(e->incarnation, incarnation);
+        lease_belongs(e, incarnation);
+        if (units && e->lease) *left = (LeftOver){e->lease, e->lease_slot};
         if (units) {
             PUT(e->lease, 0);
             place_keep_until(grip.place, end_us);

@@ -40,7 +40,7 @@ def decided_us(entry: dict[str, Any]) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """One limit per path, for the paths PREFIX1, PREFIX2 and so on, as its own log judges it."""
+    """One limit, by default per path, for the paths PREFIX1, PREFIX2 and so on, as its own log judges it."""
 
     count: int
     window_s: float
@@ -48,6 +48,7 @@ class Rate:
     name: str = "shared"
     on_store_failure: str = "local"
     ban: str = ""
+    per: str = "path"
 
     @property
     def window_us(self) -> int:
@@ -56,7 +57,7 @@ class Rate:
     @property
     def yaml(self) -> str:
         return (
-            f"{{name: {self.name}, per: path, rate: {self.count}/{round(self.window_s * 1000)}ms, "
+            f"{{name: {self.name}, per: {self.per}, rate: {self.count}/{round(self.window_s * 1000)}ms, "
             f"match: {{path: '{self.prefix}*'}}, on_store_failure: {self.on_store_failure}"
             f"{', ban: ' + self.ban if self.ban else ''}}}"
         )

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from tests.e2e.fleet import Fleet, Rate, assert_answers, assert_within, fleet_of, now_us
-from tests.e2e.trial import PATHS, RATE, Trial, assert_said, most_dials
+from tests.e2e.trial import FALLBACK, PATHS, RATE, Trial, assert_said, most_dials
 from tests.fleet_load import BROKEN
+from tests.proxy.talking import Client, get
 from tests.redis_servers import Redis
 from tests.servers import Nginx, free_port, wait_until
 from tests.store_proxy import Doorkeeper, StoreProxy
@@ -227,6 +228,27 @@ def test_what_each_limit_does_without_it(tmp_path: Path, nginx: Nginx, redis: Re
         fleet.wait_store(up=True, within_s=3)
         by_path = [{a.status for a in answers if a.path == path} for path in range(3)]
         assert by_path == [{200, 429}, {200}, {503}]
+
+
+def test_a_worker_that_stood_still_asks_once_more(tmp_path: Path, nginx: Nginx, way: StoreProxy) -> None:
+    """Its request waited beyond the deadline and lacks a unit again, but the store answered in time all the
+    while: that is no reason to decide without it."""
+    limits = [Rate(1000, 1, "/", "all", per="global"), Rate(10, 1)]
+    with fleet_at(way.url, tmp_path, nginx, limits=limits, nodes=1, deadline_ms=200) as fleet:
+        (node,) = fleet.nodes
+        (worker,) = node.daemon.workers()
+        way.delay_replies(0.03)
+        for path in RATE.paths(4):
+            assert [node.ask("/warm") for _ in range(4)] == [200] * 4  # a lease of the one limit
+            with Client(node.port) as client:
+                client.send(get(path))
+                time.sleep(0.01)  # it waits for a unit of the other
+                os.kill(worker, signal.SIGSTOP)
+                time.sleep(0.4)  # the lease is over, and so is the deadline
+                os.kill(worker, signal.SIGCONT)
+                assert client.answer().status == 200
+        metrics = node.daemon.metrics()
+        assert metrics.total(FALLBACK) == metrics.total("ratelimitd_store_calls_total", result="late") == 0
 
 
 @pytest.mark.slow

@@ -116,6 +116,15 @@ def test_after_the_return_share_and_store_must_agree(table: Table) -> None:
     assert table.decide_shared([request()], START, both).verdict == "refused"
 
 
+@pytest.mark.parametrize("mode", [AWAY, BOTH])
+def test_all_who_waited_for_a_grant_keep_to_the_share_together(table: Table, mode: int) -> None:
+    """Each of them saw room in the share, and the store knows nothing yet of what the others admitted."""
+    view = StoreView(mode, 1, 5)
+    granted = [Granted(KEY, units=1)]
+    verdicts = [table.decide_shared([request()], START, view, granted).verdict for _ in range(5)]
+    assert verdicts == ["admitted"] * 2 + ["refused"] * 3
+
+
 def test_what_was_admitted_without_the_store_is_told_once_with_its_ages(table: Table) -> None:
     away = StoreView(AWAY, 1, 1)
     for at_us in (START, START + 1, START + 3 * SLOT):
@@ -157,6 +166,25 @@ def test_a_new_lease_gives_back_what_is_left_of_the_old_one(table: Table) -> Non
     lease(table, 5)
     assert table.put_lease(request(), START, 0, 7, 8, 4, START + WINDOW, 0) == (5, 3)
     assert table.put_lease(request(), START, 0, 9, 8, 4, START + WINDOW, 0) == (0, 0)  # another incarnation
+
+
+def test_a_lease_of_a_lost_key_is_no_unit_of_the_one_in_its_place(table: Table) -> None:
+    lease(table, 5, end_us=START + 10)
+    table.decide_shared([request()], START, StoreView())
+    table.put_lease(request(), START, 0, 9, 0, 0, 0, 0)
+    owed = table.prepare(KEY, SLOT, START + 10, StoreView())
+    assert (owed.known, owed.returned) == (9, 0)
+    lease(table, 5, end_us=START + 20)
+    granted = [Granted(KEY, units=1, incarnation=9)]
+    assert table.decide_shared([request()], START + 10, StoreView(), granted).source == (GRANT,)
+    assert table.prepare(KEY, SLOT, START + 20, StoreView()).returned == 0
+
+
+def test_what_a_call_took_along_that_failed_is_told_with_everything(table: Table) -> None:
+    table.decide_shared([request()], START, StoreView(AWAY, 1, 2))
+    table.prepare(KEY, SLOT, START, StoreView(BOTH, 1, 2))
+    assert table.unpushed(0, table.buckets, START, 2) == []
+    assert table.unpushed(0, table.buckets, START, 2, everything=True) == [(KEY, 1)]
 
 
 def test_a_lost_key_is_told_all_and_returns_nothing(table: Table) -> None:
