@@ -18,6 +18,7 @@ cdef class Timed:
 cdef class Wheel:
     cdef:
         readonly uint64_t now  # the tick that was reached last
+        uint64_t _swept  # whose slot was looked at last
         readonly uint64_t tick_ms
         list _slots
 

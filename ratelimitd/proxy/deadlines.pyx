@@ -23,7 +23,7 @@ cdef class Wheel:
     def __cinit__(self, uint64_t tick_ms=50):
         cdef Timed head
         self.tick_ms = tick_ms
-        self.now = 1
+        self.now = self._swept = 1
         self._slots = []
         for _ in range(SLOTS):
             head = Timed()
@@ -54,29 +54,31 @@ cdef class Wheel:
         if timed._due:
             timed._previous._next = timed._next
             timed._next._previous = timed._previous
-        timed._due = min(tick, self.now + SLOTS - 1)
+        timed._due = min(tick, self._swept + SLOTS - 1)
         head = <Timed>self._slots[timed._due % SLOTS]
         timed._previous = head._previous
         timed._next = head
         head._previous._next = timed
         head._previous = timed
 
-    def advance(self, uint64_t tick):
-        """Expires all that is due up to and including `tick`. What one that raises leaves behind in its slot is
-        expired by the next call."""
+    def advance(self, uint64_t tick, uint64_t held=0):
+        """It is `tick` now. Expires all that is due, but what became so in the last `held` ticks: that is left to the
+        next call, and so is what one that raises leaves behind in its slot."""
         cdef Timed head, timed
-        cdef uint64_t deadline
+        cdef uint64_t deadline, due
+        self.now = max(self.now, tick)
+        due = max(self._swept, self.now - min(held, self.now))
         while True:
-            head = <Timed>self._slots[self.now % SLOTS]
+            head = <Timed>self._slots[self._swept % SLOTS]
             while head._next is not head:
                 timed = head._next
                 deadline = timed.deadline
                 self.forget(timed)
-                if deadline > self.now:
+                if deadline > due:
                     timed.deadline = deadline
                     self._link(timed, deadline)
                 elif deadline:
                     timed.expire()
-            if self.now >= tick:
+            if self._swept >= due:
                 break
-            self.now += 1
+            self._swept += 1

@@ -40,6 +40,7 @@ cdef class Exchange(Logged):
         bint write_paused
         bint waits_turn  # nothing more is read or served until its turn comes
         bint ended  # the client has closed its side: nothing more will come
+        bint was_overdue  # it was idle for too long, but something had come that was not read yet
         Py_ssize_t unsent  # bytes that waited for the client when its deadline was set
         # of the request in work
         bint keep_alive

@@ -20,6 +20,7 @@ from ratelimitd.proxy.live cimport (
 from ratelimitd.proxy.logged cimport Logged
 from ratelimitd.proxy.reset cimport reset
 from ratelimitd.proxy.tunnel cimport End, Tunnel
+from ratelimitd.proxy.unread cimport has_unread
 from ratelimitd.proxy.upstream cimport Connection
 
 from ratelimitd.proxy.balancing import hash_client
@@ -28,6 +29,7 @@ cdef enum:
     SPAN_BYTES = 16384  # what a body must move in each span of `timeouts.body`
     DISCARD_MS = 1000
     LINGER_MS = 2000
+    UNREAD_MS = 1000  # for reading what had come before a connection was idle for too long
 
 cdef bytes NOTHING = b""
 
@@ -198,6 +200,7 @@ cdef class Exchange(Logged):
         self.body_left = 0
         self.is_head = self.expects_continue = False
         self.keep_alive = True
+        self.was_overdue = False
         self.minor = 1
         self.route = None
         self.server = None
@@ -369,6 +372,10 @@ cdef class Exchange(Logged):
             self._close()
         elif self.state >= LINGERING:
             self.cut()
+        elif self.state == IDLE and not self.was_overdue and has_unread(self.transport):
+            # It came in time, perhaps, and the loop stood still: closed now, it would be met by a reset.
+            self.was_overdue = True
+            self.live.wheel.set(self, UNREAD_MS)
         else:
             self._close()
 
@@ -384,8 +391,9 @@ cdef class Exchange(Logged):
         return max(self.started_us, self.answered_us)
 
     def close_if_idle(self):
-        """For a worker that drains, or is short of descriptors; whether it was idle."""
-        cdef bint idle = self.idle_since_us() > 0
+        """For a worker that drains, or is short of descriptors; whether it was idle: no request has come, read or
+        not."""
+        cdef bint idle = self.idle_since_us() > 0 and not has_unread(self.transport)
         if idle:
             self._close()
         return idle

@@ -79,7 +79,6 @@ class Worker:
         # become ready is told to compile and to swap in one breath.
         self._reloading = asyncio.Lock()
         self._drain_by_us = 0
-        self._missed = 0  # ticks that have not reached the deadlines yet
         self._lag = Median()
         self._backlog = Backlog(loop)
         self._ticks: Ticks | None = None
@@ -184,11 +183,11 @@ class Worker:
             self._end()
 
     def _pass_time(self, count: int) -> None:
-        """Deadlines, by the ticks that were due since the last. Those that were missed count with the next,
-        when what came meanwhile was read; and not all of them when this worker stood still for long, which is
-        nobody else's fault."""
-        missed, self._missed = self._missed, min(count - 1, MOST_MISSED)
-        self._live.wheel.advance(self._live.wheel.now + 1 + missed)
+        """Deadlines, by the ticks that were due since the last. What is over by those that were missed is so
+        at the next, when what came meanwhile was read; and not all of them count when this worker stood still
+        for long, which is nobody else's fault."""
+        missed = min(count - 1, MOST_MISSED)
+        self._live.wheel.advance(self._live.wheel.now + 1 + missed, missed)
 
     def _tell_bans(self) -> None:
         """The other nodes are to refuse them too, within 2 s."""

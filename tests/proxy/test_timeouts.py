@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -93,6 +96,27 @@ def test_an_idle_connection_ends(daemon: Daemon, upstream: Recording) -> None:
         with Between(0.4, 1.2):
             assert client.is_closed()
     assert upstream.connections[0].ended.wait(5)
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["new", "kept"])
+def test_what_came_while_the_worker_stood_still_is_answered(
+    daemon: Daemon, upstream: Recording, kept: bool
+) -> None:
+    """The deadlines of idle connections are over when it looks at them, and requests wait there."""
+    upstream.script = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    (worker,) = daemon.workers()
+    for _ in range(3):
+        with ExitStack() as stack:
+            clients = [stack.enter_context(Client(daemon.port)) for _ in range(5)]
+            assert not kept or all(client.ask(get()).status == 200 for client in clients)
+            time.sleep(0.4 if kept else 0.2)
+            os.kill(worker, signal.SIGSTOP)
+            time.sleep(0.06)  # a tick is due, before what they send
+            for client in clients:
+                client.send(get())
+            time.sleep(0.15)
+            os.kill(worker, signal.SIGCONT)
+            assert [client.answer().status for client in clients] == [200] * 5
 
 
 @pytest.mark.parametrize("size", [1_000, 100_000], ids=["buffered", "streamed"])
