@@ -138,7 +138,7 @@ def loaded(start_daemon: StartDaemon, nginx: Nginx, directory: Path, seconds: fl
 def test_wrk_sees_no_error_and_every_request_is_counted(
     start_daemon: StartDaemon, nginx: Nginx, tmp_path: Path
 ) -> None:
-    loaded(start_daemon, nginx, tmp_path, seconds=10)
+    loaded(start_daemon, nginx, tmp_path, seconds=3)
 
 
 @pytest.mark.slow

@@ -62,6 +62,7 @@ def test_killed_and_started_again(tmp_path: Path, nginx: Nginx, redis: Redis) ->
     assert dials <= most_dials(fleet, seconds)
 
 
+@pytest.mark.slow
 def test_stopped_and_continued(tmp_path: Path, nginx: Nginx, redis: Redis) -> None:
     with fleet_at(redis.url, tmp_path, nginx) as fleet:
         trial = Trial(fleet)
@@ -194,7 +195,8 @@ def test_scripts_flushed(tmp_path: Path, nginx: Nginx, redis: Redis) -> None:
         trial.judge_calm()
 
 
-@pytest.mark.parametrize("shared_secret", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("shared_secret", [True, False])
 def test_absent_at_the_start(tmp_path: Path, nginx: Nginx, shared_secret: bool) -> None:
     """It says so, and serves; Redis may come when it likes."""
     (tmp_path / "secret").write_text("0123456789abcdef" * 4)

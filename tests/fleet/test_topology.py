@@ -18,6 +18,9 @@ from ratelimitd.fleet.topology_values import Credentials, StoreServer, Topology
 from tests.redis_servers import SLOTS, VERSIONS, Cluster, Redis, Sentinels
 from tests.servers import LOOPBACK, free_port
 
+# Its servers take seconds to find each other: they are started once.
+pytestmark = pytest.mark.xdist_group("topology")
+
 NONE = StoreOptions()
 BOTH = [pytest.param("redis-6.2", marks=pytest.mark.slow), "valkey-9"]  # the oldest and the newest
 
