@@ -47,8 +47,8 @@ TEXT: Final = """
         how often this one asked the Valkey, and how long that took
 
     kill -STOP {valkey}
-        the Valkey hangs. Try the first line again: nothing fails and nothing waits. Each of the two limits by
-        itself, to its half, 10 in 10 seconds, and has said so above
+        the Valkey hangs. Try the first line again: nothing fails and nothing waits. Each of the two keeps to
+        its half, 10 in 10 seconds, and has said above that it does
 
     kill -CONT {valkey}
         it is back, and so is the shared limit, within a second; what was admitted meanwhile counts
@@ -64,6 +64,7 @@ admin: {{bind: "{admin}"}}
 upstreams: {{sample: {{servers: ["{upstream}"]}}}}
 limits: [{{name: per-client, per: client, rate: {limit}}}]
 store: redis://{store}
+store_options: {{nodes: 2}}
 workers: 1
 bounds: {{connections: 400}}
 timeouts: {{drain: 3s}}
