@@ -30,6 +30,7 @@ def test_killed_with_leases_in_hand(tmp_path: Path, nginx: Nginx) -> None:
         fleet.nodes[1].restart()
         answers = trial.answers()
         assert_answers(answers, 200, 429, BROKEN)
+        assert_quick(answers, fleet.deadline_ms)
         assert {answer.node for answer in answers if answer.status == BROKEN} <= {1}
         assert_within(fleet.admitted(), rate, rate.count)
         assert_said(fleet, 0, 0)

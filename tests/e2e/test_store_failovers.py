@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 from redis.crc import key_slot
 
-from tests.e2e.fleet import assert_answers, assert_within, fleet_of, now_us
-from tests.e2e.trial import BACK_WITHIN_S, PATHS, RATE, Trial, assert_said
+from tests.e2e.fleet import assert_answers, assert_quick, assert_within, fleet_of, now_us
+from tests.e2e.trial import BACK_WITHIN_S, PATHS, RATE, Trial, assert_said, most_dials
 from tests.fleet_load import Answer
 from tests.redis_servers import Cluster, Redis, Sentinels
 from tests.servers import Nginx, wait_until
+from tests.store_proxy import Doorkeeper
 
 pytestmark = pytest.mark.slow
 
@@ -23,10 +25,15 @@ def test_sentinel_failover(tmp_path: Path, nginx: Nginx) -> None:
             trial.pass_time()
             before = sentinels.master
             before.kill()
-            trial.lost()
-            sentinels.wait_failed_over(before)
-            trial.back()
+            with Doorkeeper(before.port) as door:
+                began = time.monotonic()
+                trial.lost()
+                sentinels.wait_failed_over(before)
+                trial.back()
+                seconds = time.monotonic() - began
             trial.judge()
+    others = 10 * seconds  # two links of each Sentinel, and the replica's
+    assert door.dials <= most_dials(fleet, seconds) + others
 
 
 def test_the_old_master_becomes_a_replica(tmp_path: Path, nginx: Nginx) -> None:
@@ -43,6 +50,7 @@ def test_the_old_master_becomes_a_replica(tmp_path: Path, nginx: Nginx) -> None:
             back_us = now_us()
             answers = trial.answers()
             assert_answers(answers, 200, 429)
+            assert_quick(answers, fleet.deadline_ms)
             admitted = fleet.admitted()
             for node in fleet.nodes:
                 assert_said(fleet, node.index, 2)
@@ -64,12 +72,15 @@ def test_a_slot_of_a_cluster_moves(tmp_path: Path, nginx: Nginx) -> None:
             for node in fleet.nodes:
                 wait_until(lambda node=node: len(node.events()) >= 2, "lost and back", 10)  # type: ignore[misc]
             fleet.wait_store(up=True, within_s=BACK_WITHIN_S)
+            back_us = now_us()
             answers = trial.answers()
             assert_answers(answers, 200, 429)
+            assert_quick(answers, fleet.deadline_ms)
             admitted = fleet.admitted()
             for node in fleet.nodes:
                 assert_said(fleet, node.index, 2)
     assert_within(admitted, RATE, RATE.most_while_lost(len(fleet.nodes)))
+    assert_within(admitted, RATE, RATE.count, after_us=back_us)
     assert_used_at_the_end(answers, after_us=moved_us + 3_000_000)
 
 
@@ -79,11 +90,15 @@ def test_a_master_of_a_cluster_is_killed(tmp_path: Path, nginx: Nginx) -> None:
             trial = Trial(fleet, seconds=20)
             trial.pass_time()
             cluster.masters[0].kill()
-            trial.lost()
             alive = cluster.nodes[1:]
-            wait_until(lambda: all(map(is_whole, alive)), "a failover", 15)
-            trial.back()
+            with Doorkeeper(cluster.masters[0].port) as door:
+                began = time.monotonic()
+                trial.lost()
+                wait_until(lambda: all(map(is_whole, alive)), "a failover", 15)
+                trial.back()
+                seconds = time.monotonic() - began
             trial.judge()
+    assert door.dials <= 2 * most_dials(fleet, seconds), "its map is asked for there too"
 
 
 def is_whole(node: Redis) -> bool:

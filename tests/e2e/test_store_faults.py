@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.fleet import Fleet, Rate, assert_answers, assert_within, fleet_of, now_us
+from tests.e2e.fleet import Fleet, Rate, assert_answers, assert_quick, assert_within, fleet_of, now_us
 from tests.e2e.trial import FALLBACK, PATHS, RATE, Trial, assert_said, most_dials
 from tests.fleet_load import BROKEN
 from tests.proxy.talking import Client, get
@@ -98,12 +98,19 @@ def test_reset_in_the_middle_of_replies(tmp_path: Path, nginx: Nginx, way: Store
     with fleet_at(way.url, tmp_path, nginx) as fleet:
         trial = Trial(fleet)
         trial.pass_time()
+        before = way.dials
         way.cut_pieces(8)
         for node in fleet.nodes:
             wait_until(lambda node=node: len(node.events()) >= 2, "lost and back")  # type: ignore[misc]
         fleet.wait_store(up=True, within_s=3)
+        back_us = now_us()
+        assert way.dials - before <= most_dials(fleet, 3)
         answers = trial.answers()
         assert_answers(answers, 200, 429)
+        assert_quick(answers, fleet.deadline_ms)
+        admitted = fleet.admitted()
+        assert_within(admitted, RATE, RATE.most_while_lost(len(fleet.nodes)))
+        assert_within(admitted, RATE, RATE.count, after_us=back_us)
         for node in fleet.nodes:
             assert node.exceptions("store_lost") >= 1
             assert_said(fleet, node.index, len(node.events()))
@@ -125,10 +132,13 @@ def test_flushed_and_restarted_empty(tmp_path: Path, nginx: Nginx, redis: Redis)
         flushed_us = now_us()
         redis.send(signal.SIGKILL)
         redis.wait()
-        with Redis(tmp_path / "again", port=redis.port):
+        with Redis(tmp_path / "again", port=redis.port) as again:
             trial.pass_time()
             fleet.wait_store(up=True, within_s=3)
-            assert_answers(trial.answers(), 200, 429)
+            assert received(again) <= most_dials(fleet, 3)
+            answers = trial.answers()
+            assert_answers(answers, 200, 429)
+            assert_quick(answers, fleet.deadline_ms)
             admitted = fleet.admitted()
             assert_within(admitted, RATE, 2 * RATE.count)
             before = {path: [i for i in instants if i < flushed_us] for path, instants in admitted.items()}
@@ -228,6 +238,7 @@ def test_what_each_limit_does_without_it(tmp_path: Path, nginx: Nginx, redis: Re
         answers = fleet.load(paths, rate=240, seconds=3).answers()
         redis.send(signal.SIGCONT)
         fleet.wait_store(up=True, within_s=3)
+        assert_quick(answers, fleet.deadline_ms)
         by_path = [{a.status for a in answers if a.path == path} for path in range(3)]
         assert by_path == [{200, 429}, {200}, {503}]
 
