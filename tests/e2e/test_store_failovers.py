@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from redis.crc import key_slot
 
-from tests.e2e.fleet import assert_answers, assert_quick, assert_within, fleet_of, now_us
+from tests.e2e.fleet import Fleet, assert_answers, assert_quick, assert_within, fleet_of, now_us
 from tests.e2e.trial import BACK_WITHIN_S, PATHS, RATE, Trial, assert_said, most_dials
 from tests.fleet_load import Answer
 from tests.redis_servers import Cluster, Redis, Sentinels
@@ -45,17 +45,9 @@ def test_the_old_master_becomes_a_replica(tmp_path: Path, nginx: Nginx) -> None:
             old = sentinels.master
             sentinels.failover()
             wait_until(lambda: old.role == "slave", "the old master is a replica", 20)
-            for node in fleet.nodes:
-                wait_until(lambda node=node: len(node.events()) >= 2, "lost and back", 10)  # type: ignore[misc]
+            wait_lost_and_back(fleet)
             back_us = now_us()
-            answers = trial.answers()
-            assert_answers(answers, 200, 429)
-            assert_quick(answers, fleet.deadline_ms)
-            admitted = fleet.admitted()
-            for node in fleet.nodes:
-                assert_said(fleet, node.index, 2)
-    assert_within(admitted, RATE, RATE.most_while_lost(len(fleet.nodes)))
-    assert_within(admitted, RATE, RATE.count, after_us=back_us)
+            answers = judge_back(fleet, trial, back_us)
     assert_used_at_the_end(answers, after_us=back_us + 1_000_000)
 
 
@@ -69,18 +61,9 @@ def test_a_slot_of_a_cluster_moves(tmp_path: Path, nginx: Nginx) -> None:
             target = next(master for master in cluster.masters if master is not cluster.owner(key))
             cluster.move_slot(key_slot(key), target)
             moved_us = now_us()
-            for node in fleet.nodes:
-                wait_until(lambda node=node: len(node.events()) >= 2, "lost and back", 10)  # type: ignore[misc]
+            wait_lost_and_back(fleet)
             fleet.wait_store(up=True, within_s=BACK_WITHIN_S)
-            back_us = now_us()
-            answers = trial.answers()
-            assert_answers(answers, 200, 429)
-            assert_quick(answers, fleet.deadline_ms)
-            admitted = fleet.admitted()
-            for node in fleet.nodes:
-                assert_said(fleet, node.index, 2)
-    assert_within(admitted, RATE, RATE.most_while_lost(len(fleet.nodes)))
-    assert_within(admitted, RATE, RATE.count, after_us=back_us)
+            answers = judge_back(fleet, trial, now_us())
     assert_used_at_the_end(answers, after_us=moved_us + 3_000_000)
 
 
@@ -99,6 +82,24 @@ def test_a_master_of_a_cluster_is_killed(tmp_path: Path, nginx: Nginx) -> None:
                 seconds = time.monotonic() - began
             trial.judge()
     assert door.dials <= 2 * most_dials(fleet, seconds), "its map is asked for there too"
+
+
+def wait_lost_and_back(fleet: Fleet) -> None:
+    for node in fleet.nodes:
+        wait_until(lambda node=node: len(node.events()) >= 2, "lost and back", 10)  # type: ignore[misc]
+
+
+def judge_back(fleet: Fleet, trial: Trial, back_us: int) -> list[Answer]:
+    """What holds whatever was moved, once all share again since `back_us`: all answers."""
+    answers = trial.answers()
+    assert_answers(answers, 200, 429)
+    assert_quick(answers, fleet.deadline_ms)
+    admitted = fleet.admitted()
+    for node in fleet.nodes:
+        assert_said(fleet, node.index, 2)
+    assert_within(admitted, RATE, RATE.most_while_lost(len(fleet.nodes)))
+    assert_within(admitted, RATE, RATE.count, after_us=back_us)
+    return answers
 
 
 def is_whole(node: Redis) -> bool:
