@@ -102,8 +102,8 @@ def judge_back(fleet: Fleet, trial: Trial, back_us: int) -> list[Answer]:
 
 
 def has_failed_over(cluster: Cluster) -> bool:
-    """The replica of the first master is in its place, and all that live say that no slot lacks a master: that
-    they say, too, until they have noticed its end."""
+    """The replica of the first master is in its place, and all that live say that no slot lacks a master:
+    that they say, too, until they have noticed its end."""
     return any(node.role == "master" for node in cluster.nodes[3:]) and all(map(is_whole, cluster.nodes[1:]))
 
 
